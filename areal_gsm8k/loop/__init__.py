@@ -1,0 +1,1 @@
+"""The loop: configuration, workflow, trainer and launch. The only floor that imports AReaL."""

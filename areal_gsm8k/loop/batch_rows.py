@@ -1,0 +1,104 @@
+"""From a batch of tensors to rows a person can read: one row a consumed sample, one row of metrics a step.
+
+Dimension names: G samples of a group, T tokens (AReaL has shifted loss_mask, logprobs and advantages by one, so that
+position t speaks of token t+1).
+"""
+
+from typing import Any
+
+import torch
+
+AREAL_STATS = {  # our metric name -> AReaL's key
+    "lr": "ppo_actor/update/lr",
+    "grad_norm": "ppo_actor/update/grad_norm",
+    "loss": "ppo_actor/update/actor_loss/avg",
+    "entropy": "ppo_actor/update/entropy/avg",
+    "clip_ratio": "ppo_actor/update/clip_ratio/avg",
+    "time/rollout": "timeperf/rollout",
+    "time/logprobs": "timeperf/recompute_logp",
+    "time/advantages": "timeperf/compute_advantage",
+    "time/train": "timeperf/train_step",
+    "time/update_weights": "timeperf/update_weights",
+    "time/save": "timeperf/save",
+    "time/eval": "timeperf/eval",
+}
+
+
+def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[dict[str, Any]]:
+    """What the tensors know of each sample: its id, group, advantage and logprob gap.
+
+    `groups` hold sample_id (G,), advantages, loss_mask, logprobs, versions and, when recomputed, prox_logp, each (G, T).
+    The gap is between the logprobs the rollout server reported and the trainer's own: over all tokens (`logprob_gap`)
+    and over those of the current `version` only, where any gap is an error of the engines, not of staleness.
+    """
+    rows = []
+    for index, group in enumerate(groups):
+        mask_GT = group["loss_mask"].bool()
+        versions_GT = torch.roll(group["versions"], shifts=-1, dims=-1)
+        gaps_GT = (group["prox_logp"] - group["logprobs"]).abs() if "prox_logp" in group else None
+        for g, sample_id in enumerate(group["sample_id"].tolist()):
+            mask_T = mask_GT[g]
+            advantage_T = group["advantages"][g][mask_T]
+            row = {
+                "id": sample_id,
+                "group": f"{rank}-{index}",
+                "advantage": advantage_T.mean().item() if len(advantage_T) else 0.0,
+            }
+            if gaps_GT is not None:
+                current_T = mask_T & (versions_GT[g] == version)
+                row["logprob_gap"] = _largest(gaps_GT[g][mask_T])
+                row["logprob_gap_current"] = _largest(gaps_GT[g][current_T])
+            rows.append(row)
+    return rows
+
+
+def _largest(values: torch.Tensor) -> float | None:
+    return values.max().item() if len(values) else None
+
+
+def _mean(values: list) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def step_metrics(
+    samples: list[dict[str, Any]], rejected: list[dict[str, Any]], areal: dict[str, float], version: int, seconds: float
+) -> dict[str, float | None]:
+    """One step's metrics from its sample rows, the rejected ones, AReaL's statistics and its wall time."""
+    groups: dict[str, list[float]] = {}
+    for row in samples:
+        groups.setdefault(row["group"], []).append(row["reward"])
+    gaps = [row["logprob_gap_current"] for row in samples if row.get("logprob_gap_current") is not None]
+    tokens = [row["completion_tokens"] for row in samples]
+    staleness = [version - v for row in samples for v in row["versions"]]
+    metrics = {
+        "reward": _mean([row["reward"] for row in samples]),
+        "accuracy": _mean([row["lenient"] for row in samples]),
+        "accuracy_strict": _mean([row["strict"] for row in samples]),
+        "format_rate": _mean([row["formatted"] for row in samples]),
+        "groups": len(groups),
+        "groups_without_signal": _mean([len(set(rewards)) == 1 for rewards in groups.values()]),
+        "truncated": _mean([row["truncated"] for row in samples]),
+        "completion_tokens": _mean(tokens),
+        "staleness": _mean(staleness),
+        "staleness_max": max(staleness, default=None),
+        "logprob_gap": max(gaps, default=None),
+        "reward_errors": sum("error" in row for row in rejected),
+        "rejected_samples": len(rejected),
+        "tokens_per_second": sum(tokens) / seconds,
+        "time/step": seconds,
+    }
+    return metrics | {ours: areal[key] for ours, key in AREAL_STATS.items() if key in areal}
+
+
+def evaluation_metrics(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Accuracies of one dev evaluation. A completion that could not be graded counts in n and as an error, not as right."""
+    n = len(rows)
+    return {
+        "dev/accuracy": sum(row.get("lenient", False) for row in rows) / n if n else None,
+        "dev/accuracy_strict": sum(row.get("strict", False) for row in rows) / n if n else None,
+        "dev/format_rate": sum(row.get("formatted", False) for row in rows) / n if n else None,
+        "dev/truncated": _mean([row["truncated"] for row in rows]),
+        "dev/completion_tokens": _mean([row["completion_tokens"] for row in rows]),
+        "dev/errors": sum("error" in row for row in rows),
+        "dev/n": n,
+    }

@@ -1,0 +1,216 @@
+"""From what people write to what AReaL reads: compose, check, translate.
+
+`train_grpo.yaml` is the base; every `--config FILE` is laid over it, later ones win, then `key=value`. Our names
+(`actor.lr`, `allocation_mode`, the `embedded` back end, `runs_dir`) become AReaL's own keys, and the result is one
+plain file, the run's `config.yaml`, the only thing any AReaL process reads. Nothing here imports AReaL.
+See it without starting anything: `./run train --dry-run`
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from areal_gsm8k import prompts, tiny
+from areal_gsm8k.loop import allocation
+from areal_gsm8k.loop.allocation import Allocation
+from areal_gsm8k.loop.schema import ConfigError, check_keys
+from areal_gsm8k.loop.settings import Settings
+
+PROJECT = Path(__file__).resolve().parents[2]
+BASE = PROJECT / "train_grpo.yaml"
+CPU_OVERLAY = PROJECT / "configs" / "cpu.yaml"
+
+ALIASES = {"actor.lr": "actor.optimizer.lr"}
+OURS_ONLY = {"runs_dir"}  # consumed here, not part of the resolved file
+TINY = "tiny"  # actor.path of the model made from scratch
+NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
+FILEROOT_SECTIONS = ("rollout", "saver", "recover", "evaluator", "stats_logger")
+SECRETS = {"stats_logger.wandb.wandb_api_key": "WANDB_API_KEY", "stats_logger.swanlab.api_key": "SWANLAB_API_KEY"}
+
+
+@dataclass
+class Plan:
+    """A checked configuration, ready to be written and launched."""
+
+    values: dict
+    allocation: Allocation
+    run_dir: Path
+    start_model: Path | None = None  # set when actor.path was `tiny`: the folder to be made before training
+    environment: dict[str, str] = field(default_factory=dict)  # secrets: passed to children, never written
+
+    def get(self, key: str):
+        """The value at a dotted key."""
+        return OmegaConf.select(OmegaConf.create(self.values), key)
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(self.values), sort_keys=True)
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU answers (a driver tool without a card does not count)."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listing.returncode == 0 and "GPU 0" in listing.stdout
+
+
+def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan:
+    """Compose and check a configuration. Raises ConfigError with the key, what was found and what to do."""
+    sources = [_read_yaml(BASE)]
+    sources += [_read_yaml(file) for file in config_files if file.resolve() != BASE]
+    sources.append(_read_overrides(overrides))
+    merged = OmegaConf.merge(OmegaConf.create({"runs_dir": "runs"} | asdict(Settings())), *sources)
+    _choose_trial_name(merged)
+    alloc = _allocate(merged, gpu)
+    runs_dir = Path(merged.pop("runs_dir"))
+    run_dir = runs_dir / merged.experiment_name / merged.trial_name
+    start_model = None
+    if merged.actor.path == TINY:
+        start_model = tiny.start_model_folder(runs_dir.absolute() / ".start_models", merged.seed)
+        merged.actor.path = str(start_model)
+    _spread_names(merged, (run_dir / "areal").absolute())
+    environment = _take_secrets(merged)
+    try:
+        values = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as broken:
+        raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
+    check_keys(values)
+    check_values(values, alloc)
+    return Plan(values, alloc, run_dir, start_model, environment)
+
+
+def _read_yaml(file: Path) -> DictConfig:
+    if not file.exists():
+        raise ConfigError(f"--config {file}: no such file. Overlays that come with the project are under configs/.")
+    try:
+        loaded = OmegaConf.load(file)
+    except Exception as broken:  # yaml.YAMLError, UnicodeDecodeError, OSError: each says where in the file
+        raise ConfigError(f"{file} is not readable YAML: {broken}") from None
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{file} must hold `key: value` pairs at its top level.")
+    if "defaults" in loaded:
+        raise ConfigError(f"{file}: `defaults` is not supported; repeat --config to lay files over one another.")
+    return _own_names(loaded, f"{file}: ")
+
+
+def _read_overrides(overrides: list[str]) -> DictConfig:
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override!r} is neither an option nor key=value.")
+    try:
+        # Hydra's `+key=value` means the same here, where no key needs to exist beforehand.
+        loaded = OmegaConf.from_dotlist([override.removeprefix("+") for override in overrides])
+    except Exception as broken:  # a value that is not YAML
+        raise ConfigError(f"an override cannot be read: {broken}") from None
+    return _own_names(loaded, "")
+
+
+def _own_names(source: DictConfig, where: str) -> DictConfig:
+    """Check one source's keys and replace our aliases by AReaL's keys."""
+    check_keys(OmegaConf.to_container(source, resolve=False), extra=[*ALIASES, *OURS_ONLY], where=where)
+    for ours, areals in ALIASES.items():
+        value = OmegaConf.select(source, ours)
+        if value is None:
+            continue
+        if OmegaConf.select(source, areals) not in (None, value):
+            raise ConfigError(f"{where}{ours} and {areals} are the same setting with two values; keep one.")
+        section, leaf = ours.rsplit(".", 1)
+        OmegaConf.select(source, section).pop(leaf)
+        OmegaConf.update(source, areals, value)
+    return source
+
+
+def _choose_trial_name(merged: DictConfig) -> None:
+    for key in ("experiment_name", "trial_name"):
+        name = str(merged[key])
+        if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
+            raise ConfigError(f"{key}={name!r} becomes a folder: use letters, digits, '-', '_' and '.' only.")
+    if merged.trial_name == "auto":
+        merged.trial_name = time.strftime("%Y%m%d_%H%M%S")
+
+
+def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
+    alloc = allocation.parse(str(merged.allocation_mode))
+    rollout, train = OmegaConf.select(merged, "rollout.backend"), OmegaConf.select(merged, "actor.backend")
+    if rollout:
+        side = allocation.parse_side(rollout, allocation.ROLLOUT_BACKENDS, key="rollout.backend")
+        alloc = Allocation(side, alloc.train)
+    if train:
+        side = allocation.parse_side(train, allocation.TRAIN_BACKENDS, key="actor.backend", default="fsdp")
+        alloc = Allocation(alloc.rollout, side)
+    if alloc.rollout.backend != "embedded" and not gpu:
+        raise ConfigError(
+            f"allocation_mode={merged.allocation_mode!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
+            "`nvidia-smi -L`. Without one use the embedded back end: allocation_mode=embedded.d1+fsdp.d1, "
+            "or the whole CPU recipe: --config configs/cpu.yaml."
+        )
+    merged.allocation_mode = str(alloc)
+    OmegaConf.update(merged, "rollout.backend", alloc.areal_rollout)
+    OmegaConf.update(merged, "actor.backend", alloc.areal_train)
+    return alloc
+
+
+def _spread_names(merged: DictConfig, fileroot: Path) -> None:
+    """AReaL wants the run's names and folder repeated in every section; nobody should have to write that."""
+    if OmegaConf.select(merged, "cluster.fileroot"):
+        raise ConfigError("cluster.fileroot is derived: set runs_dir, under which every run gets its own folder.")
+    OmegaConf.update(merged, "cluster.fileroot", str(fileroot))
+    OmegaConf.update(merged, "cluster.name_resolve.nfs_record_root", str(fileroot / "name_resolve"))
+    for section in NAMED_SECTIONS:
+        if merged.get(section) is not None:
+            merged[section].experiment_name = merged.experiment_name
+            merged[section].trial_name = merged.trial_name
+    for section in FILEROOT_SECTIONS:
+        merged[section].fileroot = str(fileroot)
+
+
+def _take_secrets(merged: DictConfig) -> dict[str, str]:
+    """Move keys that must not be written anywhere into the children's environment."""
+    environment = {}
+    for key, variable in SECRETS.items():
+        value = OmegaConf.select(merged, key)
+        if value:
+            environment[variable] = str(value)
+            OmegaConf.update(merged, key, "")
+    return environment
+
+
+def check_values(values: dict, alloc: Allocation) -> None:
+    """Arithmetic and names that AReaL would only stumble over minutes later."""
+    if values["answer_format"] not in prompts.FORMATS:
+        raise ConfigError(f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}.")
+    if values["drop_groups_without_signal"] and not values.get("dynamic_bs"):
+        raise ConfigError(
+            "drop_groups_without_signal=true needs dynamic_bs=true: without it a batch of rejected groups waits for ever."
+        )
+    batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
+    if batch % ranks:
+        raise ConfigError(f"train_dataset.batch_size={batch} must be a multiple of the {ranks} data-parallel trainers.")
+    gconfig, budget = values["gconfig"], values["actor"]["mb_spec"]["max_tokens_per_mb"]
+    if gconfig["n_samples"] < 2:
+        raise ConfigError(f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2.")
+    if budget <= gconfig["max_new_tokens"]:
+        raise ConfigError(
+            f"actor.mb_spec.max_tokens_per_mb={budget} must exceed the longest prompt plus "
+            f"gconfig.max_new_tokens={gconfig['max_new_tokens']}."
+        )
+
+
+def write(plan: Plan, path: Path) -> None:
+    """Write the resolved configuration, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as out:
+        out.write(plan.to_yaml())
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path)

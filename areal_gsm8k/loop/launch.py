@@ -1,0 +1,166 @@
+"""`./run train`: check the configuration, start the processes, show the run, sum it up.
+
+    ./run train [--config FILE]... [key=value]... [--dry-run]
+
+Exit codes: 0 done, 1 the run failed, 2 it could not start, 130 Ctrl-C.
+"""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from areal_gsm8k import data, tiny
+from areal_gsm8k.children import ChildDied
+from areal_gsm8k.loop import config
+from areal_gsm8k.loop.config import Plan
+from areal_gsm8k.loop.processes import processes
+from areal_gsm8k.loop.schema import ConfigError
+from areal_gsm8k.report import plots, summary
+from areal_gsm8k.report.live import LiveView
+from areal_gsm8k.runs import Run, RunError
+
+POLL_SECONDS = 0.25
+
+
+def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
+    """The verb `train`; returns the exit code."""
+    console = Console()
+    began = time.monotonic()
+    try:
+        plan = _plan(config_files, overrides, console)
+        if dry_run:
+            file = plan.run_dir.with_name(f"{plan.run_dir.name}.dry-run.yaml")
+            config.write(plan, file)
+            _say(console, f"Resolved configuration written to {file}; nothing was started.")
+            return 0
+        check_model(plan)
+        steps = count_steps(plan)
+        run = Run.create(plan.run_dir)
+        config.write(plan, run.config)
+    except (ConfigError, RunError, data.DataError, OSError) as mistake:
+        _say(console, f"[red]Cannot start:[/red] {escape(str(mistake))}")
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _say(console, _announcement(plan, run, steps))
+        _train(plan, run, steps, console)
+        _finish(plan, run, console, seconds=time.monotonic() - began)
+        return 0
+    except KeyboardInterrupt:
+        _say(console, f"\nStopped by Ctrl-C. Everything written so far is in {run.root}.")
+        return 130
+    except (ChildDied, OSError, RuntimeError, ValueError) as failure:
+        _say(console, f"[red]The run failed:[/red] {escape(str(failure))}")
+        _say(console, f"Everything written so far is in {run.root}.")
+        return 1
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _plan(config_files: list[Path], overrides: list[str], console: Console) -> Plan:
+    gpu = config.has_gpu()
+    if not config_files and not gpu:
+        _say(console, "No NVIDIA GPU found: using configs/cpu.yaml (a tiny model from scratch, generated problems).")
+        config_files = [config.CPU_OVERLAY]
+    return config.make_plan(config_files, overrides, gpu)
+
+
+def check_model(plan: Plan) -> None:
+    """A local model path must hold a model; hub names are left to transformers. Raises ConfigError."""
+    path = plan.get("actor.path")
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).exists()
+    if not plan.start_model and looks_local and not (Path(path) / "config.json").exists():
+        raise ConfigError(
+            f"actor.path={path!r}: no config.json there. Give a Hugging Face model folder, a hub name such as "
+            f"Qwen/Qwen2.5-0.5B-Instruct, or `{config.TINY}` for the model made from scratch."
+        )
+
+
+def count_steps(plan: Plan) -> int:
+    """Training steps of the run. Reads both data splits, so that a bad file is found before anything is started."""
+    train, valid, rows = plan.values["train_dataset"], plan.values["valid_dataset"], plan.values["data"]
+    seed = plan.values["seed"]
+    problems = data.load_problems(train["path"], train["split"], rows=rows["train_rows"], seed=seed)
+    data.load_problems(valid["path"], valid["split"], rows=rows["dev_rows"], seed=seed)
+    per_epoch = len(problems) // train["batch_size"]
+    if per_epoch == 0:
+        raise ConfigError(
+            f"train_dataset.path={train['path']!r} holds {len(problems)} rows, fewer than one batch of "
+            f"train_dataset.batch_size={train['batch_size']}."
+        )
+    planned = per_epoch * plan.values["total_train_epochs"]
+    return min(planned, plan.values["total_train_steps"] or planned)
+
+
+def _announcement(plan: Plan, run: Run, steps: int) -> str:
+    batch, group = plan.get("train_dataset.batch_size"), plan.get("gconfig.n_samples")
+    model = plan.get("actor.path")
+    if plan.start_model:
+        model = "a tiny model from scratch" + ("" if plan.start_model.exists() else ", made first in about a minute")
+    return (
+        f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} completions, "
+        f"{plan.allocation}. Files go to {run.root}"
+    )
+
+
+def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
+    """Start everything and follow it to its end. Raises ChildDied."""
+    with processes(plan, run) as group:
+        run.set_status("starting")
+        group.start_trainers()
+        if plan.start_model:
+            _make_start_model(plan, run, group.running, console)
+        group.start_servers()
+        with LiveView(run, steps, console) as view:
+            while group.running():
+                view.update()
+                time.sleep(POLL_SECONDS)
+            view.update()
+
+
+def _make_start_model(plan: Plan, run: Run, still_running: Callable[[], bool], console: Console) -> None:
+    run.set_status("making the start model")
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("warm start: SFT on a noisy corpus", total=None)
+
+        def show(step: int, total: int, loss: float) -> None:
+            progress.update(task, completed=step, total=total, description=f"warm start (SFT), loss {loss:.3f}")
+            if step % 50 == 0:
+                still_running()  # a trainer that cannot import is reported now, not after the warm start
+
+        tiny.start_model(plan.start_model.parent, plan.get("seed"), on_progress=show)
+
+
+def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
+    """Write summary.json and the plot, print the table and what to do next."""
+    facts = {
+        "format": plan.get("answer_format"),
+        "model": plan.get("actor.path"),
+        "data": plan.get("valid_dataset.path"),
+        "split": plan.get("valid_dataset.split"),
+        "seed": plan.get("seed"),
+        "shuffled_rewards": plan.get("reward.shuffled"),
+        "wall_seconds": round(seconds, 1),
+        "command": shlex.join(["./run", *sys.argv[1:]]),
+    }
+    result = summary.build(run, facts)
+    summary.write(run, result)
+    picture = plots.draw(run)
+    console.print(summary.table(result))
+    if plan.start_model:
+        _say(
+            console,
+            "What this shows: nothing here was pretrained; the start model learned from a corpus that is wrong more often "
+            "than right, the problems are generated, and GRPO saw only whether final answers were right.",
+        )
+    _say(console, f"{seconds:.0f} s. Curves: {picture}  Checkpoint: {run.checkpoints / 'last'}")
+    _say(console, f"Next: look at {run.samples(result['steps'])}, or try another seed: ./run train seed={facts['seed'] + 1}")

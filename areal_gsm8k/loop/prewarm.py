@@ -1,0 +1,34 @@
+"""Start a trainer before its model exists: import AReaL (10 s and more) now, run the script on a go.
+
+    python -m areal_gsm8k.loop.prewarm train_grpo.py --config runs/x/y/config.yaml
+
+The launcher writes one JSON line, {"environment": {...}}, to standard input once the rollout servers answer; end of
+file instead means that the launcher is gone or gave up, and this process ends.
+"""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from areal_gsm8k.children import die_with_parent, leave_at_end_of_input
+
+
+def main() -> None:
+    die_with_parent()
+    script, *arguments = sys.argv[1:]
+    import areal  # noqa: F401  the slow part, done while the launcher prepares model and servers
+
+    go = sys.stdin.buffer.raw.readline()
+    if not go:
+        sys.exit("the launcher ended before training could start")
+    leave_at_end_of_input()
+    os.environ |= json.loads(go)["environment"]
+    sys.path.insert(0, str(Path(script).resolve().parent))
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The processes of a run: rollout servers and trainers, started in an order that wastes no time, watched to the end.
+
+Embedded allocations: one trainer process a data-parallel rank, started first because importing AReaL is slow
+(areal_gsm8k/loop/prewarm.py), then the start model, then one embedded server a rollout rank. SGLang and vLLM: AReaL's
+own local launcher (areal/infra/launcher/local.py), which starts servers and trainers itself.
+"""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from areal_gsm8k.children import Child, ChildDied
+from areal_gsm8k.loop.config import PROJECT, Plan
+from areal_gsm8k.runs import Run
+from areal_gsm8k.serve.process import ServerProcess
+
+SCRIPT = PROJECT / "train_grpo.py"
+HEALTHY_SECONDS = 120
+
+
+class RunProcesses:
+    """Everything that runs beside the launcher. `start_trainers`, then `start_servers`, then `running` until False."""
+
+    def __init__(self, plan: Plan, run: Run):
+        self.plan, self.run = plan, run
+        self.trainers: list[Child] = []
+        self.servers: list[ServerProcess] = []
+
+    @property
+    def embedded(self) -> bool:
+        return self.plan.allocation.rollout.backend == "embedded"
+
+    def start_trainers(self) -> None:
+        """Start every trainer; with the embedded back end they import AReaL and then wait for the servers."""
+        arguments = [str(SCRIPT), "--config", str(self.run.config)]
+        if not self.embedded:
+            command = [sys.executable, "-m", "areal.infra.launcher.local", *arguments]
+            self.trainers.append(Child("AReaL's launcher", command, self.run.logs / "launcher.log", self.plan.environment))
+            return
+        ranks = self.plan.allocation.train.devices
+        port = _free_port()
+        for rank in range(ranks):
+            environment = self.plan.environment | _spmd_environment(rank, ranks, port)
+            name = "trainer" if ranks == 1 else f"trainer {rank}"
+            command = [sys.executable, "-m", "areal_gsm8k.loop.prewarm", *arguments]
+            self.trainers.append(Child(name, command, self.run.logs / f"trainer_{rank}.log", environment))
+
+    def start_servers(self) -> None:
+        """Start the embedded servers, wait until they answer, and let the trainers go on."""
+        if not self.embedded:
+            return
+        self.run.set_status("starting the rollout servers")
+        options = self.plan.values["embedded"]
+        for index in range(self.plan.allocation.rollout.data):
+            self.servers.append(
+                ServerProcess.start(
+                    self.plan.get("actor.path"),
+                    self.run.logs / f"server_{index}.log",
+                    threads=options["threads"],
+                    max_running_requests=options["max_running_requests"],
+                    dtype=self.plan.get("actor.dtype"),
+                    seed=self.plan.get("seed") + index,
+                )
+            )
+        for server in self.servers:
+            server.wait_healthy(HEALTHY_SECONDS)
+        addresses = ",".join(f"{server.host}:{server.port}" for server in self.servers)
+        for trainer in self.trainers:
+            trainer.check()
+            trainer.send_line(json.dumps({"environment": {"AREAL_LLM_SERVER_ADDRS": addresses}}))
+
+    def running(self) -> bool:
+        """False once every trainer has ended well. Raises ChildDied when anything ended otherwise."""
+        for trainer in self.trainers:
+            if trainer.exit_code() not in (None, 0):
+                raise ChildDied(trainer.obituary())
+        if all(trainer.exit_code() == 0 for trainer in self.trainers):
+            return False
+        for server in self.servers:
+            death = server.poll_death()
+            if death:
+                raise ChildDied(death)
+        return True
+
+    def stop(self) -> None:
+        for child in [*self.trainers, *self.servers]:
+            child.stop()
+
+
+@contextmanager
+def processes(plan: Plan, run: Run) -> Iterator[RunProcesses]:
+    """The processes of a run; none is left when the block ends, however it ends."""
+    group = RunProcesses(plan, run)
+    try:
+        yield group
+    finally:
+        group.stop()
+
+
+def _spmd_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun and AReaL's launcher would set for one rank on this machine, on the loopback interface only."""
+    return {
+        "AREAL_SPMD_MODE": "1",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        "OMP_NUM_THREADS": "1",  # two threads are slower than one at the sizes a CPU can train
+        "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

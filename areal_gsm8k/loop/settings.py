@@ -1,0 +1,47 @@
+"""Our own settings: the keys of a run that AReaL does not know, each explained where it is declared.
+
+They live beside AReaL's keys at the top level of the same YAML (`train_grpo.yaml`) and command line:
+`./run train answer_format=hash data.dev_rows=300`.
+"""
+
+from dataclasses import dataclass, field
+
+
+def _explained(default, text: str):
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class DataSettings:
+    train_rows: int | None = _explained(None, "Use only this many training rows; for generated problems, make this many.")
+    dev_rows: int | None = _explained(500, "Evaluate on this many rows of the dev split (null: on all of them).")
+
+
+@dataclass
+class RewardSettings:
+    accuracy: float = _explained(1.0, "Paid when math_parser judges the final answer right.")
+    format: float = _explained(0.0, "Paid when the answer stands in a well-formed marker of `answer_format`.")
+    shuffled: bool = _explained(False, "Control run: permute the rewards within each batch, so that nothing can be learned.")
+
+
+@dataclass
+class EmbeddedSettings:
+    threads: int = _explained(1, "CPU threads of the embedded rollout server (one is fastest for tiny models).")
+    max_running_requests: int = _explained(64, "Requests the embedded server decodes at once.")
+
+
+@dataclass
+class Settings:
+    answer_format: str = _explained("boxed", "How the model is asked to answer: boxed, tags or hash.")
+    system_prompt: str | None = _explained(None, "System message before every question; null for none.")
+    data: DataSettings = _explained(DataSettings, "How many rows are used.")
+    reward: RewardSettings = _explained(RewardSettings, "What a completion is paid.")
+    embedded: EmbeddedSettings = _explained(EmbeddedSettings, "The embedded rollout server, used by `embedded` allocations.")
+    drop_groups_without_signal: bool = _explained(
+        False, "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true."
+    )
+    max_empty_batches: int = _explained(
+        20, "With drop_groups_without_signal: stop the run after this many batches in a row in which no group had signal."
+    )

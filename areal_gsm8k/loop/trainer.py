@@ -1,0 +1,186 @@
+"""AReaL's PPOTrainer, observed and repaired: evaluation before and after, sample records, metrics, saving on CPU.
+
+The training loop itself is AReaL's `PPOTrainer.train` (areal/trainer/rl_trainer.py). Overridden is only what is broken
+or missing there: the engine (areal_gsm8k/loop/actor.py), connecting to a server that already runs (AReaL wants sglang
+installed for it), saving (AReaL's Saver imports triton), and the per-step hooks that write the run directory.
+"""
+
+import os
+import shutil
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from areal import PPOTrainer
+from areal.api import SaveLoadMeta
+from areal.api.cli_args import GRPOConfig, to_structured_cfg
+from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
+from areal.utils import name_resolve
+from omegaconf import OmegaConf
+
+from areal_gsm8k.loop.actor import PackedActor
+from areal_gsm8k.loop.batch_rows import evaluation_metrics, sample_rows, step_metrics
+from areal_gsm8k.loop.settings import Settings
+from areal_gsm8k.loop.workflow import GroupFilter
+from areal_gsm8k.records import RecordReader
+from areal_gsm8k.runs import Run, append_lines, to_lines, write_atomically
+
+POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
+
+
+@dataclass
+class RunConfig(Settings, GRPOConfig):
+    """AReaL's GRPO configuration with our settings beside it."""
+
+
+def load_config(path: Path | str) -> RunConfig:
+    """Read a resolved configuration (areal_gsm8k/loop/config.py writes it) into typed objects."""
+    config = OmegaConf.to_object(to_structured_cfg(OmegaConf.load(path), RunConfig))
+    name_resolve.reconfigure(config.cluster.name_resolve)
+    return config
+
+
+class GSM8KTrainer(PPOTrainer):
+    def __init__(self, config: RunConfig, train_dataset, valid_dataset):
+        self.run = Run(Path(config.cluster.fileroot).parent)
+        self.rank = int(os.environ.get("RANK", "0"))
+        self._status("loading the model")
+        self.reader = RecordReader(self.run.records)
+        self.consumed: list[dict[str, Any]] = []  # this rank's sample rows of the current step
+        self.dev: dict[str, float | None] = {}  # metrics of an evaluation that no row of metrics.jsonl holds yet
+        self.evaluated_version = -1
+        self.best_accuracy = -1.0
+        super().__init__(config, train_dataset=train_dataset, valid_dataset=valid_dataset)
+        self.actor.on_advantages = self._join_samples
+        self.actor.max_empty_batches = config.max_empty_batches
+        if config.reward.shuffled:
+            self.actor.shuffle_seed = config.seed
+
+    def train(self, workflow, eval_workflow, **kwargs) -> None:
+        """AReaL's loop with an evaluation before the first step and after the last, on identical items."""
+        config = self.config
+        group_filter = GroupFilter(config.gconfig.n_samples, config.drop_groups_without_signal, self.run.records)
+        self.steps_done = 0
+        self._evaluate_alone(eval_workflow)
+        self.step_started = time.perf_counter()
+        super().train(workflow=workflow, eval_workflow=eval_workflow, dynamic_filter_fn=group_filter, **kwargs)
+        if self.evaluated_version != self.actor.get_version():
+            self._evaluate_alone(eval_workflow)
+        self._save("last")
+        self._status("finished")
+
+    # What AReaL creates
+
+    def _create_train_engine(self, actor_config, alloc):
+        if alloc.backend != "fsdp":
+            return super()._create_train_engine(actor_config, alloc)
+        engine = PackedActor(config=actor_config)
+        engine.create_process_group(parallel_strategy=alloc.parallel)
+        return engine
+
+    def _init_rollout(self, rollout_config, is_eval: bool = False, lora_path: str | None = None):
+        config = deepcopy(rollout_config)
+        if is_eval:
+            config.max_head_offpolicyness = int(1e12)  # evaluation is never too stale
+        engine_class = {"sglang": RemoteSGLangEngine, "vllm": RemotevLLMEngine}[self.rollout_alloc.backend]
+        engine = engine_class(config)
+        engine.initialize(train_data_parallel_size=self.actor_alloc.parallel.dp_size)
+        engine.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
+        return engine
+
+    # What a step leaves behind
+
+    def _join_samples(self, groups: list[dict[str, Any]]) -> None:
+        self._status("training", step=self.steps_done + 1)
+        self.consumed = sample_rows(groups, version=self.actor.get_version(), rank=self.rank)
+
+    def _export_and_commit_stats(self, epoch: int, epoch_step: int, global_step: int):
+        areal = self.actor.export_stats() | self.rollout.export_stats() | self.eval_rollout.export_stats()
+        consumed = self._gather(self.consumed)
+        ours = {}
+        if self.rank == 0:
+            samples = self._write_samples(global_step + 1, consumed)
+            rejected = self.reader.take_rejected()
+            append_lines(self.run.rejected, [row | {"step": global_step + 1} for row in rejected])
+            seconds = time.perf_counter() - self.step_started
+            ours = step_metrics(samples, rejected, areal, version=global_step, seconds=seconds) | self.dev
+            append_lines(self.run.metrics, [{"step": global_step + 1, "epoch": epoch + 1} | ours])
+        numbers = {name: value for name, value in ours.items() if value is not None}
+        self.stats_logger.commit(epoch, epoch_step, global_step, areal | numbers)
+        self.dev = {}
+        self.steps_done = global_step + 1
+        self.step_started = time.perf_counter()
+        self._status("rollout", step=self.steps_done + 1)
+        dist.barrier(group=self.actor.cpu_group)
+
+    def _write_samples(self, step: int, consumed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Join this step's tensors with the records the workflows wrote, and write them as one file."""
+        records = self.reader.take([row["id"] for row in consumed])
+        samples = [record | row for record, row in zip(records, consumed, strict=True)]
+        write_atomically(self.run.samples(step), to_lines(samples))
+        return samples
+
+    def _gather(self, rows: list) -> list:
+        """All ranks' rows on every rank, in rank order."""
+        gathered: list = [None] * dist.get_world_size(self.actor.cpu_group)
+        dist.all_gather_object(gathered, rows, group=self.actor.cpu_group)
+        return [row for part in gathered for row in part]
+
+    # Evaluation and saving
+
+    def _evaluate_alone(self, eval_workflow) -> None:
+        """An evaluation outside AReaL's loop, with a row of its own in metrics.jsonl."""
+        self._evaluate_fn(eval_workflow, None)
+        if self.rank == 0:
+            append_lines(self.run.metrics, [{"step": self.steps_done} | self.dev])
+        self.dev = {}
+
+    def _evaluate_fn(self, eval_workflow, eval_workflow_kwargs):
+        self._status("evaluating", step=self.steps_done)
+        super()._evaluate_fn(eval_workflow, eval_workflow_kwargs)
+        self.evaluated_version = self.actor.get_version()
+        if self.rank == 0:
+            rows = sorted(self.reader.take_evaluated(), key=lambda row: row["row"])
+            write_atomically(self.run.evaluation(self.evaluated_version), to_lines(rows))
+            self.dev = evaluation_metrics(rows)
+        accuracy = self._from_rank_0(self.dev.get("dev/accuracy"))
+        if accuracy is not None and accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            self._save("best")
+
+    def _from_rank_0(self, value):
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.actor.cpu_group)
+        return box[0]
+
+    def _save_hf(self, epoch: int, epoch_step: int, global_step: int):
+        last_of_epoch = epoch_step == self.saver.ft_spec.steps_per_epoch - 1
+        if self.saver.freq_ctl.check(epochs=int(last_of_epoch), steps=1):
+            self._save(f"step_{global_step + 1:05d}")
+
+    def _save(self, name: str) -> None:
+        """Save the model in Hugging Face format under checkpoints/<name>, replacing an older one only when complete."""
+        folder = self.run.checkpoints / name
+        partial = folder.with_name(f".{name}.partial")
+        if self.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        dist.barrier(group=self.actor.cpu_group)
+        meta = SaveLoadMeta(
+            path=str(partial),
+            weight_format="hf",
+            with_optim=False,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            base_model_path=None,
+        )
+        self.actor.save(meta)
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+
+    def _status(self, phase: str, **details) -> None:
+        if self.rank == 0:
+            self.run.set_status(phase, **details)

@@ -1,0 +1,137 @@
+"""The rollout workflow: prompt, generate, grade, and return what AReaL trains on.
+
+Like AReaL's RLVRWorkflow (areal/workflow/rlvr.py) one call is one sample; AReaL calls it `gconfig.n_samples` times a
+prompt and concatenates. Beyond that it grades through math_parser, counts a reward that could not be computed as an
+error instead of a wrong answer, and writes a sample record whose integer id travels with the tensors.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from areal.api import InferenceEngine, ModelRequest, ModelResponse, RolloutWorkflow
+from areal.api.cli_args import GenerationHyperparameters
+from areal.infra import workflow_context
+from areal.utils import stats_tracker
+
+from areal_gsm8k import prompts, rewards
+from areal_gsm8k.loop.settings import RewardSettings
+from areal_gsm8k.records import RecordWriter
+from math_parser import grade
+
+
+class GSM8KWorkflow(RolloutWorkflow):
+    """One question, one completion, one reward.
+
+    `records` is the folder for this process's shard of sample records; `tokenizer` is a tokenizer or its path.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        gconfig: GenerationHyperparameters,
+        answer_format: str,
+        reward: RewardSettings,
+        records: Path | str,
+        system_prompt: str | None = None,
+    ):
+        if isinstance(tokenizer, str):
+            from areal.utils.hf_utils import load_hf_tokenizer
+
+            tokenizer = load_hf_tokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self.gconfig = gconfig.new(n_samples=1, stop_token_ids=[*gconfig.stop_token_ids, *prompts.stop_ids(tokenizer)])
+        self.answer_format = answer_format
+        self.system_prompt = system_prompt
+        self.reward = reward
+        self.writer = RecordWriter(records)
+
+    async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+        """Sample one completion of `data` (id, question, answer).
+
+        Returns tensors of batch size 1: input_ids, loss_mask, logprobs, versions, attention_mask, each (1, T), and
+        rewards, sample_id, each (1,). Returns None, which drops the sample, when its reward could not be computed.
+        """
+        prompt = prompts.prompt_ids(self.tokenizer, data["question"], self.answer_format, self.system_prompt)
+        sample_id = self.writer.new_id()
+        request = ModelRequest(rid=str(sample_id), input_ids=prompt, gconfig=self.gconfig, tokenizer=self.tokenizer)
+        response = await engine.agenerate(request)
+
+        completion = self.tokenizer.decode(response.output_tokens, skip_special_tokens=True)
+        record, reward = self._graded(sample_id, data, completion, response)
+        self.writer.write(record)
+        scope = workflow_context.stat_scope()
+        if reward is None:
+            stats_tracker.get(scope).scalar(reward_error=1)
+            return None
+        stats_tracker.get(scope).scalar(reward=reward)
+        return _tensors(response, reward, sample_id)
+
+    def _graded(
+        self, sample_id: int, data: dict[str, Any], completion: str, response: ModelResponse
+    ) -> tuple[dict, float | None]:
+        """The sample's record and its reward; the reward is None when it could not be computed."""
+        generated = [version for version in response.output_versions if version >= 0]
+        record = {
+            "id": sample_id,
+            "row": data["id"],
+            "question": data["question"],
+            "completion": completion,
+            "reference": data["answer"],
+            "prompt_tokens": len(response.input_tokens),
+            "completion_tokens": len(response.output_tokens),
+            "truncated": response.stop_reason == "length",
+            "versions": sorted(set(generated)),
+            "evaluation": workflow_context.get().is_eval,
+        }
+        try:
+            verdict = grade(completion, data["answer"], self.answer_format)
+            record |= {
+                "extracted": verdict.extracted,
+                "rule": verdict.rule,
+                "lenient": verdict.lenient,
+                "strict": verdict.strict,
+                "formatted": verdict.formatted,
+            }
+            reward = rewards.total(verdict, self.reward.accuracy, self.reward.format)
+        except Exception as failure:  # whatever a reward raises must end as a counted error, not as a wrong answer
+            return record | {"error": f"{type(failure).__name__}: {failure}"}, None
+        return record | {"reward": reward}, reward
+
+
+def _tensors(response: ModelResponse, reward: float, sample_id: int) -> dict[str, torch.Tensor]:
+    prompt, completion = response.input_tokens, response.output_tokens
+    tensors = {
+        "input_ids": torch.tensor(prompt + completion, dtype=torch.int32),
+        "loss_mask": torch.tensor([0] * len(prompt) + [1] * len(completion), dtype=torch.int32),
+        "logprobs": torch.tensor([0.0] * len(prompt) + response.output_logprobs, dtype=torch.float32),
+        "versions": torch.tensor([-1] * len(prompt) + response.output_versions, dtype=torch.int32),
+        "attention_mask": torch.ones(len(prompt) + len(completion), dtype=torch.bool),
+        "rewards": torch.tensor(reward, dtype=torch.float32),
+        "sample_id": torch.tensor(sample_id, dtype=torch.int64),
+    }
+    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}  # (T,) -> (1, T), () -> (1,)
+
+
+class GroupFilter:
+    """Decides whether a finished group reaches the trainer: AReaL's `dynamic_filter_fn`.
+
+    A group that lost a sample is always rejected: AReaL would keep it, and its Normalization, which slices by a fixed
+    group size, would misalign every later group (areal/utils/data.py). Groups without signal are rejected on request.
+    """
+
+    def __init__(self, n_samples: int, drop_without_signal: bool, records: Path | str):
+        self.n_samples = n_samples
+        self.drop_without_signal = drop_without_signal
+        self.writer = RecordWriter(records)
+
+    def __call__(self, group: dict[str, torch.Tensor]) -> bool:
+        rewards_G = group["rewards"]
+        reason = None
+        if len(rewards_G) != self.n_samples:
+            reason = f"partial group: {len(rewards_G)} of {self.n_samples} samples"
+        elif self.drop_without_signal and bool((rewards_G == rewards_G[0]).all()):
+            reason = "no signal: all rewards equal"
+        if reason:
+            self.writer.reject(group["sample_id"].tolist(), reason)
+        return reason is None

@@ -1,0 +1,97 @@
+"""The live view of a run: redrawn in a terminal, plain lines elsewhere. It only reads the run directory."""
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from areal_gsm8k.runs import Run, read_lines
+
+PHASES = ("time/rollout", "time/logprobs", "time/train", "time/update_weights", "time/eval")
+RECENT = 10  # steps averaged for the speed and the time left
+
+
+class LiveView:
+    """Follows metrics.jsonl and status.json; call `update()` a few times a second."""
+
+    def __init__(self, run: Run, total_steps: int, console: Console):
+        self.run, self.total_steps, self.console = run, total_steps, console
+        self.rows: list[dict] = []
+        self._offset = 0
+        self._dev: list[tuple[int, float]] = []
+        self._phase = ""
+        self._progress = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._task = self._progress.add_task("starting", total=total_steps)
+        self._live = Live(self._render(), console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> "LiveView":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self.update()
+            self._live.stop()
+
+    def update(self) -> None:
+        """Take in whatever the run has written since the last call, and show it."""
+        new, self._offset = read_lines(self.run.metrics, self._offset)
+        for row in new:
+            if row.get("dev/accuracy") is not None:
+                self._dev.append((row["step"], row["dev/accuracy"]))
+            if "reward" in row:
+                self.rows.append(row)
+            if not self._live:
+                self.console.print(self._line(row), highlight=False, soft_wrap=True)
+        phase = self.run.status().get("phase", "starting")
+        if self._live:
+            self._progress.update(self._task, completed=self.rows[-1]["step"] if self.rows else 0, description=phase)
+            self._live.update(self._render())
+        elif phase != self._phase and not self.rows:
+            self.console.print(f"{time.strftime('%H:%M:%S')} {phase}", highlight=False)
+        self._phase = phase
+
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the last step, from the recent ones."""
+        if not self.rows:
+            return None
+        recent = [row["time/step"] for row in self.rows[-RECENT:]]
+        return (self.total_steps - self.rows[-1]["step"]) * sum(recent) / len(recent)
+
+    def _line(self, row: dict) -> str:
+        if "reward" not in row:
+            return f"step {row['step']}/{self.total_steps}  dev accuracy {row['dev/accuracy']:.1%} of {row['dev/n']}"
+        dev = f"  dev {row['dev/accuracy']:.1%}" if row.get("dev/accuracy") is not None else ""
+        left = self.seconds_left()
+        return (
+            f"step {row['step']}/{self.total_steps}  reward {row['reward']:.3f}  "
+            f"no signal {row['groups_without_signal']:.0%}  truncated {row['truncated']:.0%}  "
+            f"staleness {row['staleness']:.1f}  {row['tokens_per_second']:.0f} tokens/s  {row['time/step']:.2f} s"
+            f"{dev}  {_clock(left)} left"
+        )
+
+    def _render(self) -> Group:
+        view = Table.grid(padding=(0, 3))
+        if self.rows:
+            row = self.rows[-1]
+            mean = sum(r["reward"] for r in self.rows[-RECENT:]) / len(self.rows[-RECENT:])
+            view.add_row("reward", f"{row['reward']:.3f}  (last {RECENT}: {mean:.3f})", "tokens/s", f"{row['tokens_per_second']:.0f}")
+            view.add_row("groups without signal", f"{row['groups_without_signal']:.0%}", "truncated", f"{row['truncated']:.0%}")
+            view.add_row("staleness", f"{row['staleness']:.2f}", "completion tokens", f"{row['completion_tokens']:.0f}")
+            view.add_row("entropy", f"{row.get('entropy') or 0:.3f}", "reward errors", str(row["reward_errors"]))
+            spent = "  ".join(f"{name.removeprefix('time/')} {row[name]:.2f}" for name in PHASES if row.get(name) is not None)
+            view.add_row("seconds a step", f"{row['time/step']:.2f}", "of which", spent)
+            view.add_row("time left", _clock(self.seconds_left()), "", "")
+        if self._dev:
+            trail = "  ".join(f"{accuracy:.1%} @{step}" for step, accuracy in self._dev[-6:])
+            view.add_row("dev accuracy", trail, "", "")
+        return Group(self._progress, view)
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,71 @@
+"""The before/after summary of a run, computed from its graded dev completions, as summary.json and as a table."""
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from areal_gsm8k.runs import Run, read_lines, write_atomically
+from areal_gsm8k.statistics import wilson_interval
+from math_parser import GRADER_VERSION
+
+RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
+
+
+def build(run: Run, facts: dict) -> dict:
+    """The summary of a finished run; `facts` holds format, model, data, wall_seconds, command and the like.
+
+    Raises ValueError when the run lacks an evaluation before or after, or the two are of different items.
+    """
+    evaluations = sorted((run.root / "evaluations").glob("step_*.jsonl"))
+    if len(evaluations) < 2:
+        raise ValueError(f"{run.root} holds {len(evaluations)} evaluations; a summary needs one before and one after.")
+    before, after = (read_lines(file)[0] for file in (evaluations[0], evaluations[-1]))
+    if [row["row"] for row in before] != [row["row"] for row in after]:
+        raise ValueError(f"{evaluations[0].name} and {evaluations[-1].name} are of different items.")
+    summary = {"n": len(before), "steps": int(evaluations[-1].stem.removeprefix("step_"))}
+    for when, rows in (("before", before), ("after", after)):
+        for name, field in RATES.items():
+            summary[f"{name}_{when}"] = _count(rows, field) / len(rows)
+        summary[f"interval_{when}"] = wilson_interval(_count(rows, "lenient"), len(rows))
+        summary[f"errors_{when}"] = _count(rows, "error")
+    summary["gained"] = sum(b > a for a, b in zip(_right(before), _right(after), strict=True))
+    summary["lost"] = sum(b < a for a, b in zip(_right(before), _right(after), strict=True))
+    return summary | {"grader": GRADER_VERSION} | facts
+
+
+def write(run: Run, summary: dict) -> None:
+    write_atomically(run.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def _right(rows: list[dict]) -> list[bool]:
+    return [bool(row.get("lenient")) for row in rows]
+
+
+def _count(rows: list[dict], field: str) -> int:
+    return sum(bool(row.get(field)) for row in rows)
+
+
+def table(summary: dict) -> Table:
+    """Before and after on the same items, with 95 % Wilson intervals."""
+    view = Table(title=f"{summary['n']} held-out problems, greedy, the same before and after")
+    view.add_column("")
+    for column in ("before", "after", "change"):
+        view.add_column(column, justify="right")
+    names = {"accuracy": "accuracy", "accuracy_strict": "  strict", "format_rate": "format followed", "truncated": "truncated"}
+    for key, label in names.items():
+        before, after = summary[f"{key}_before"], summary[f"{key}_after"]
+        shown = [f"{before:.1%}", f"{after:.1%}"]
+        if key == "accuracy":
+            shown = [f"{shown[i]} {_interval(summary[f'interval_{when}'])}" for i, when in enumerate(("before", "after"))]
+        view.add_row(label, *shown, f"{100 * (after - before):+.1f} points")
+    view.add_row("questions gained / lost", "", f"{summary['gained']} / {summary['lost']}", "")
+    return view
+
+
+def _interval(bounds: list[float] | tuple[float, float]) -> str:
+    return f"[{bounds[0]:.1%}, {bounds[1]:.1%}]"
+
+
+def last_checkpoint(run: Run) -> Path:
+    return run.checkpoints / "last"

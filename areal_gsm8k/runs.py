@@ -1,0 +1,123 @@
+"""One run's directory: its layout, and the only code that reads or writes it.
+
+    runs/<experiment>/<trial>/
+        config.yaml          the resolved configuration
+        metrics.jsonl        one object a step
+        samples/             step_NNNNN.jsonl: what that step consumed; rejected.jsonl: what no step did
+        evaluations/         step_NNNNN.jsonl: every graded dev completion of that evaluation
+        summary.json         accuracy before and after, and what made it
+        plots/ checkpoints/ logs/
+        areal/               AReaL's own tree
+        status.json          phase and process id, for whoever watches
+
+Whole files are written under a temporary name, synced and renamed; lines are appended whole, and a torn last line
+(a crash mid-write) is skipped when read.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used; the message says what to do."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, rows: Iterable[dict], sync: bool = True) -> None:
+    """Append JSON lines in one write; `sync` also forces them to the disk."""
+    text = to_lines(rows)
+    if not text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as out:
+        out.write(text)
+        if sync:
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def read_lines(path: Path, offset: int = 0) -> tuple[list[dict], int]:
+    """Every complete JSON line from a byte offset on, and the offset to continue from.
+
+    A line still being written (no line end yet) is left for the next call; a missing file is empty.
+    """
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        complete, line_end, _ = file.read().rpartition(b"\n")
+    return [json.loads(line) for line in complete.splitlines()], offset + len(complete) + len(line_end)
+
+
+def to_lines(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+class Run:
+    """The directory of one run. Creating the object touches nothing; `create` does."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.config = self.root / "config.yaml"
+        self.metrics = self.root / "metrics.jsonl"
+        self.summary = self.root / "summary.json"
+        self.status_file = self.root / "status.json"
+        self.rejected = self.root / "samples" / "rejected.jsonl"
+        self.plots = self.root / "plots"
+        self.checkpoints = self.root / "checkpoints"
+        self.logs = self.root / "logs"
+        self.areal = self.root / "areal"
+        self.records = self.areal / "records"  # per-process shards of sample records, joined by the trainer
+
+    @classmethod
+    def create(cls, root: Path | str) -> "Run":
+        """Make a fresh run directory. Raises RunError when one with content is there already."""
+        run = cls(root)
+        if run.root.exists() and any(run.root.iterdir()):
+            raise RunError(
+                f"{run.root} already holds a run. Give this one another name (trial_name=...), "
+                "or leave trial_name out to have it named after the time."
+            )
+        for folder in (run.plots, run.checkpoints, run.logs, run.records, run.rejected.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        return run
+
+    def samples(self, step: int) -> Path:
+        return self.root / "samples" / f"step_{step:05d}.jsonl"
+
+    def evaluation(self, step: int) -> Path:
+        return self.root / "evaluations" / f"step_{step:05d}.jsonl"
+
+    def read_metrics(self) -> list[dict]:
+        return read_lines(self.metrics)[0]
+
+    def read_summary(self) -> dict | None:
+        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+    def set_status(self, phase: str, **details) -> None:
+        """Say what the run is doing; `phase` is shown to the user and named when something hangs."""
+        status = {"phase": phase, "pid": os.getpid(), "time": time.time()} | details
+        write_atomically(self.status_file, json.dumps(status))
+
+    def status(self) -> dict:
+        """The last status written, {} before the first."""
+        try:
+            return json.loads(self.status_file.read_text())
+        except FileNotFoundError:
+            return {}

@@ -1,0 +1,78 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from areal_gsm8k.children import Child, ChildDied
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def test_a_death_tells_command_code_log_and_its_tail(tmp_path):
+    child = Child("worker", python("print('last words'); raise SystemExit(7)"), tmp_path / "worker.log")
+    child.process.wait()
+    with pytest.raises(ChildDied) as death:
+        child.check()
+    for said in ("worker exited with code 7", "last words", str(tmp_path / "worker.log"), "raise SystemExit"):
+        assert said in str(death.value)
+    child.stop()
+
+
+def test_a_signal_is_named(tmp_path):
+    child = Child("worker", python("import time; time.sleep(60)"), tmp_path / "worker.log")
+    os.kill(child.pid, signal.SIGKILL)
+    child.process.wait()
+    assert "ended by SIGKILL" in child.obituary()
+    child.stop()
+
+
+def test_stop_takes_grandchildren_and_those_who_ignore_sigterm_along(tmp_path):
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print(p.pid, flush=True); time.sleep(60)"
+    )
+    child = Child("worker", python(code), tmp_path / "worker.log")
+    wait_until(lambda: child.tail().strip())
+    grandchild = int(child.tail())
+    child.stop(patience=0.3)
+    assert child.exit_code() == -signal.SIGKILL
+    wait_until(lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie")
+    child.stop()  # twice is safe
+
+
+def test_children_die_with_a_killed_parent(tmp_path):
+    worker = (
+        "from areal_gsm8k.children import die_with_parent, leave_at_end_of_input; die_with_parent();"
+        "leave_at_end_of_input(); import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent_code = (
+        "import sys, time; from pathlib import Path; from areal_gsm8k.children import Child;"
+        f"Child('w', [sys.executable, '-c', {worker!r}], Path({str(tmp_path / 'w.log')!r})); time.sleep(60)"
+    )
+    parent = subprocess.Popen(python(parent_code))
+    log = tmp_path / "w.log"
+    wait_until(lambda: log.exists() and log.read_text().strip())
+    pid = int(log.read_text())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", seconds=5)
+
+
+def test_end_of_input_alone_ends_a_child():
+    code = "from areal_gsm8k.children import leave_at_end_of_input; leave_at_end_of_input(); import time; time.sleep(60)"
+    child = subprocess.Popen(python(code), stdin=subprocess.PIPE)
+    child.stdin.close()
+    assert child.wait(timeout=20) == 1

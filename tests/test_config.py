@@ -1,0 +1,133 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from areal_gsm8k.loop.config import BASE, CPU_OVERLAY, PROJECT, make_plan
+from areal_gsm8k.loop.schema import ConfigError
+
+
+def plan(*overrides, files=(CPU_OVERLAY,), gpu=False):
+    return make_plan([Path(file) for file in files], list(overrides), gpu)
+
+
+def test_base_holds_the_documented_defaults():
+    base = make_plan([], [], gpu=True)
+    expected = {
+        "actor.path": "Qwen/Qwen2.5-0.5B-Instruct",
+        "total_train_epochs": 5,
+        "gconfig.n_samples": 4,
+        "gconfig.max_new_tokens": 512,
+        "train_dataset.batch_size": 8,
+        "actor.optimizer.lr": 1.7e-5,
+        "actor.reward_scaling": 10.0,
+        "actor.mb_spec.max_tokens_per_mb": 5120,
+        "actor.reward_norm.mean_level": "group",
+        "actor.reward_norm.std_level": "group",
+        "actor.reward_norm.group_size": 4,
+        "actor.adv_norm.mean_level": "batch",
+        "train_dataset.num_workers": 0,
+        "rollout.backend": "sglang:d1p1t1",
+        "actor.backend": "fsdp:d1p1t1",
+        "stats_logger.wandb.mode": "disabled",
+    }
+    assert {key: base.get(key) for key in expected} == expected
+    assert OmegaConf.load(BASE).actor.lr == 1.7e-5
+
+
+def test_later_wins_and_interpolations_follow(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("gconfig: {n_samples: 6}\nactor: {lr: 0.5}\nseed: 7\n")
+    made = plan("actor.lr=0.25", "+seed=8", files=[CPU_OVERLAY, overlay])
+    assert made.get("actor.optimizer.lr") == 0.25
+    assert made.get("seed") == 8
+    assert made.get("actor.reward_norm.group_size") == 6  # ${gconfig.n_samples} of the base
+    assert made.get("actor.adv_norm") is None  # from configs/cpu.yaml
+
+
+def test_an_overlay_is_short():
+    for overlay in (PROJECT / "configs").rglob("*.yaml"):
+        lines = [line for line in overlay.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        assert len(lines) <= 20, overlay
+
+
+def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
+    made = plan(f"runs_dir={tmp_path}", "trial_name=t0")
+    assert made.run_dir == tmp_path / "tiny-grpo" / "t0"
+    for section in ("rollout", "actor", "saver", "stats_logger", "evaluator", "recover"):
+        assert made.get(f"{section}.experiment_name") == "tiny-grpo"
+    assert made.get("cluster.fileroot") == str(tmp_path / "tiny-grpo" / "t0" / "areal")
+    assert made.get("runs_dir") is None and "lr" not in made.values["actor"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("actor.lrr=1", "'actor.lr'"),
+        ("answer_fromat=hash", "'answer_format'"),
+        ("answer_format=xml", "boxed, tags, hash"),
+        ("allocation_mode=sglang.d1+d1", "embedded.d1+fsdp.d1"),
+        ("allocation_mode=d1", "These work"),
+        ("gconfig.n_samples=1", "at least 2"),
+        ("actor.mb_spec.max_tokens_per_mb=40", "max_new_tokens"),
+        ("drop_groups_without_signal=true", "dynamic_bs=true"),
+        ("cluster.fileroot=/x", "runs_dir"),
+        ("trial_name=a/b", "trial_name='a/b'"),
+        ("seed", "key=value"),
+        ("actor.lr=[1", "cannot be read"),
+        ("gconfig.max_new_tokens=${nowhere}", "nowhere"),
+    ],
+)
+def test_a_mistake_is_named_with_its_fix(override, said):
+    with pytest.raises(ConfigError) as error:
+        plan(override)
+    assert said in str(error.value)
+
+
+def test_two_names_of_one_setting_with_two_values_are_refused():
+    with pytest.raises(ConfigError, match="same setting"):
+        plan("actor.lr=1.0", "actor.optimizer.lr=2.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "no such file"), ("a: [", "not readable YAML"), ("- 1\n", "top level"), ("defaults: [base]\n", "--config"),
+     ("gconfig: {n_sampels: 2}\n", "gconfig.n_samples"), ("\x00", "not readable YAML")],
+)  # fmt: skip
+def test_a_bad_file_is_named(tmp_path, text, said):
+    file = tmp_path / "overlay.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        plan(files=[CPU_OVERLAY, file])
+    assert said in str(error.value) and str(file) in str(error.value)
+
+
+def test_secrets_go_to_the_environment_only():
+    made = plan("stats_logger.wandb.wandb_api_key=planted-key")
+    assert made.environment == {"WANDB_API_KEY": "planted-key"}
+    assert "planted-key" not in made.to_yaml()
+
+
+def test_composing_imports_neither_areal_nor_torch():
+    code = (
+        "import sys; from areal_gsm8k.loop.config import make_plan, CPU_OVERLAY; make_plan([CPU_OVERLAY], [], False);"
+        "print(sorted({'areal', 'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_areal_accepts_the_resolved_file(tmp_path):
+    pytest.importorskip("areal", reason="areal is not installed")
+    from areal_gsm8k.loop.config import write
+    from areal_gsm8k.loop.trainer import load_config
+
+    made = plan(f"runs_dir={tmp_path}", "trial_name=t0")
+    write(made, tmp_path / "config.yaml")
+    config = load_config(tmp_path / "config.yaml")
+    assert config.actor.optimizer.lr == 3.0e-4
+    assert config.gconfig.n_samples == 8 and config.eval_gconfig.greedy and config.eval_gconfig.n_samples == 1
+    assert config.reward.accuracy == 1.0 and config.data.dev_rows == 400

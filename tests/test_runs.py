@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from areal_gsm8k.runs import Run, RunError, append_lines, read_lines, write_atomically
+
+
+def test_a_used_directory_is_refused_and_an_empty_one_is_not(tmp_path):
+    run = Run.create(tmp_path / "e" / "t")
+    assert run.records.is_dir() and run.rejected.parent.is_dir()
+    with pytest.raises(RunError, match="trial_name"):
+        Run.create(tmp_path / "e" / "t")
+    (tmp_path / "empty").mkdir()
+    Run.create(tmp_path / "empty")
+
+
+def test_a_torn_last_line_is_left_for_later(tmp_path):
+    file = tmp_path / "m.jsonl"
+    append_lines(file, [{"step": 1}, {"step": 2}])
+    with file.open("a") as out:
+        out.write('{"step": 3')
+    rows, offset = read_lines(file)
+    assert [row["step"] for row in rows] == [1, 2]
+    with file.open("a") as out:
+        out.write("}\n")
+    assert read_lines(file, offset)[0] == [{"step": 3}]
+
+
+def test_unicode_line_separators_do_not_split_a_row(tmp_path):
+    file = tmp_path / "m.jsonl"
+    append_lines(file, [{"completion": "a\u2028b\x85c\rd\n"}])
+    assert read_lines(file)[0] == [{"completion": "a\u2028b\x85c\rd\n"}]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
+    file = tmp_path / "summary.json"
+    write_atomically(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(file, "\ud800")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_status_round_trips(tmp_path):
+    run = Run.create(tmp_path / "r")
+    assert run.status() == {}
+    run.set_status("rollout", step=3)
+    assert run.status()["phase"] == "rollout" and run.status()["step"] == 3
+    json.loads(run.status_file.read_text())
