@@ -35,7 +35,7 @@ def leave_at_end_of_input() -> None:
     """In a child: end this process when standard input closes, which it does when the parent is gone."""
 
     def watch():
-        while sys.stdin.buffer.read1(4096):
+        while os.read(0, 4096):  # not sys.stdin: its lock would block the interpreter's end
             pass
         os._exit(1)
 

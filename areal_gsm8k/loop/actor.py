@@ -1,4 +1,4 @@
-"""AReaL's FSDP actor with three repairs and one hook; everything else is AReaL's `FSDPPPOActor`.
+"""AReaL's FSDP actor with four repairs and one hook; everything else is AReaL's `FSDPPPOActor`.
 
 1. Packed sequences must not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
    sdpa and eager attention lets every packed sequence attend to all before it (rollout/trainer logprob gaps of 0.5 and
@@ -6,6 +6,8 @@
 2. Weights by disk in 0.06 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
 3. A batch in which every group was rejected is collected again, a bounded number of times, instead of crashing.
+4. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
+   its one-second poll nothing is generated during the update; after each batch we submit up to the staleness bound.
 Hook: `on_advantages` gets every batch once its advantages are known; the trainer joins sample records there.
 """
 
@@ -33,6 +35,7 @@ class PackedActor(FSDPPPOActor):
         super().__init__(config)
         self.on_advantages: Callable[[list[dict[str, Any]]], None] = lambda groups: None
         self.max_empty_batches = 0
+        self.prompts_per_rank = 0  # prompts of a batch on this rank
         self.shuffle_seed: int | None = None  # control run: permute rewards within the batch
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
@@ -60,6 +63,7 @@ class PackedActor(FSDPPPOActor):
     def prepare_batch(self, *args, **kwargs) -> list[dict[str, Any]]:
         for _ in range(self.max_empty_batches + 1):
             groups = super().prepare_batch(*args, **kwargs)
+            self._run_ahead()
             if groups:
                 return groups
         raise NoSignal(
@@ -68,6 +72,15 @@ class PackedActor(FSDPPPOActor):
             "(nothing left to learn). Keep such groups with drop_groups_without_signal=false, or raise "
             "gconfig.n_samples or max_empty_batches."
         )
+
+    def _run_ahead(self) -> None:
+        """Submit prompts until `max_head_offpolicyness` batches are under way, to be generated during the update."""
+        if not self.is_data_parallel_head():
+            return
+        executor = self.rollout_engine.workflow_executor
+        ahead = executor.max_staleness * self.prompts_per_rank
+        for _ in range(ahead - len(executor.dispatcher._active_task_ids)):
+            executor.dispatcher.submit_task_input(next(executor.data_generator))
 
     @torch.no_grad()
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ class GSM8KTrainer(PPOTrainer):
         super().__init__(config, train_dataset=train_dataset, valid_dataset=valid_dataset)
         self.actor.on_advantages = self._join_samples
         self.actor.max_empty_batches = config.max_empty_batches
+        self.actor.prompts_per_rank = self.train_dataloader.batch_size
         if config.reward.shuffled:
             self.actor.shuffle_seed = config.seed
 

@@ -1,0 +1,39 @@
+"""A child that must not outlive its parent: the watch the server keeps over the process that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+INTERVAL = 0.5  # seconds between two looks
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def alive(pid: int) -> bool:
+    """Whether the parent is still there. On POSIX an orphan is seen by its new parent, so a reused pid cannot fool it."""
+    if os.name == "posix":
+        return os.getppid() == pid
+    import psutil
+
+    return psutil.pid_exists(pid)
+
+
+def die_with(pid: int, kernel: bool) -> None:
+    """End this process at once when ``pid``, its parent, is gone.
+
+    A thread looks twice a second, on any system. ``kernel`` (Linux) also asks the kernel for SIGKILL; that watches the
+    *thread* that started us, so the parent only asks for it when that was its main thread.
+    """
+    if kernel and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while alive(pid):
+            time.sleep(INTERVAL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

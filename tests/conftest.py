@@ -1,0 +1,31 @@
+"""Fixtures shared by the tests: a tiny untrained model on disk, and one short SFT start model for runs."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture(scope="session")
+def untrained_model(tmp_path_factory):
+    """Folder of a tiny random Qwen2 with its tokenizer."""
+    from areal_gsm8k import problems, sft, tiny
+
+    settings = tiny.TinySettings()
+    tokenizer = tiny.make_tokenizer(settings, problems.noisy_corpus(400, seed=0))
+    model = tiny.make_model(settings, tokenizer, seed=0)
+    return sft.save(model, tokenizer, tmp_path_factory.mktemp("models") / "untrained")
+
+
+@pytest.fixture(scope="session")
+def start_model(tmp_path_factory):
+    """Folder of a tiny model that is right now and then: the recipe's warm start, cut short."""
+    from areal_gsm8k import tiny
+
+    settings = tiny.TinySettings()
+    short = replace(settings, corpus_rows=2000, sft=replace(settings.sft, max_steps=400))
+    return tiny.start_model(tmp_path_factory.mktemp("models"), seed=1, settings=short)

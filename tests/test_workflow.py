@@ -1,0 +1,134 @@
+import asyncio
+
+import pytest
+import torch
+
+pytest.importorskip("areal", reason="areal is not installed")
+
+from areal.api import ModelResponse  # noqa: E402
+from areal.api.cli_args import GenerationHyperparameters  # noqa: E402
+
+from areal_gsm8k.loop import workflow  # noqa: E402
+from areal_gsm8k.loop.settings import RewardSettings  # noqa: E402
+from areal_gsm8k.loop.workflow import GroupFilter, GSM8KWorkflow  # noqa: E402
+from areal_gsm8k.records import RecordReader  # noqa: E402
+
+ROW = {"id": "row-1", "question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
+
+
+class FakeEngine:
+    """Answers every request with one fixed completion, half of it by version 3, half by version 4."""
+
+    def __init__(self, tokenizer, completion: str, stop_reason="stop"):
+        self.output = tokenizer.encode(completion)
+        self.stop_reason = stop_reason
+        self.requests = []
+
+    async def agenerate(self, request):
+        self.requests.append(request)
+        n = len(self.output)
+        return ModelResponse(
+            input_tokens=request.input_ids,
+            output_tokens=self.output,
+            output_logprobs=[-0.5] * n,
+            output_versions=[3] * (n // 2) + [4] * (n - n // 2),
+            stop_reason=self.stop_reason,
+        )
+
+
+@pytest.fixture(scope="module")
+def tokenizer(untrained_model):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(untrained_model)
+
+
+def episode(tokenizer, folder, completion, reward=None, **engine):
+    fake = FakeEngine(tokenizer, completion, **engine)
+    flow = GSM8KWorkflow(
+        tokenizer, GenerationHyperparameters(max_new_tokens=8), "hash", reward or RewardSettings(), folder
+    )
+    return asyncio.run(flow.arun_episode(fake, ROW)), fake, flow
+
+
+def test_tensors_are_areals_rlvr_tensors_plus_the_id(tokenizer, tmp_path):
+    sample, fake, _ = episode(tokenizer, tmp_path, "total 5\n#### 5")
+    prompt, n = len(fake.requests[0].input_ids), len(fake.output)
+    shapes = {name: tuple(tensor.shape) for name, tensor in sample.items()}
+    sequence = (1, prompt + n)
+    assert shapes == {
+        "input_ids": sequence, "loss_mask": sequence, "logprobs": sequence, "versions": sequence,
+        "attention_mask": sequence, "rewards": (1,), "sample_id": (1,),
+    }  # fmt: skip
+    assert sample["loss_mask"][0].tolist() == [0] * prompt + [1] * n
+    assert sample["versions"][0, :prompt].eq(-1).all()
+    assert sample["rewards"].item() == 1.0
+    assert tokenizer.eos_token_id in fake.requests[0].gconfig.stop_token_ids
+
+
+def test_the_record_joins_by_id_and_tells_the_whole_story(tokenizer, tmp_path):
+    sample, _, _ = episode(tokenizer, tmp_path, "total 6\n#### 6", stop_reason="length")
+    (record,) = RecordReader(tmp_path).take([sample["sample_id"].item()])
+    assert record["question"] == ROW["question"] and record["reference"] == ROW["answer"]
+    assert record["completion"] == "total 6\n#### 6" and record["extracted"] == "6"
+    assert (record["lenient"], record["strict"], record["formatted"]) == (False, False, True)
+    assert record["truncated"] and record["versions"] == [3, 4] and record["reward"] == 0.0
+
+
+def test_format_is_paid_apart_from_accuracy(tokenizer, tmp_path):
+    weights = RewardSettings(accuracy=1.0, format=0.25)
+    assert episode(tokenizer, tmp_path, "#### 6", weights)[0]["rewards"].item() == 0.25
+    assert episode(tokenizer, tmp_path, "#### 5", weights)[0]["rewards"].item() == 1.25
+    assert episode(tokenizer, tmp_path, "it is 5", weights)[0]["rewards"].item() == 1.0
+
+
+def test_a_reward_that_raises_is_an_error_and_not_a_wrong_answer(tokenizer, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OverflowError("boom")
+
+    monkeypatch.setattr(workflow, "grade", broken)
+    sample, _, _ = episode(tokenizer, tmp_path, "#### 5")
+    assert sample is None
+    (record,) = RecordReader(tmp_path).take_rejected()
+    assert record["rejected"] == "OverflowError: boom" and "reward" not in record
+
+
+def group(rewards):
+    return {"rewards": torch.tensor(rewards), "sample_id": torch.arange(100, 100 + len(rewards))}
+
+
+def test_a_partial_group_never_reaches_the_trainer(tmp_path):
+    accept = GroupFilter(4, drop_without_signal=False, records=tmp_path)
+    assert accept(group([1.0, 0.0, 0.0, 1.0]))
+    assert accept(group([0.0, 0.0, 0.0, 0.0]))  # no signal, kept at advantage 0
+    assert not accept(group([1.0, 0.0, 1.0]))
+    assert "partial group: 3 of 4" in next(tmp_path.glob("*.jsonl")).read_text()
+
+
+def test_groups_without_signal_are_dropped_on_request(tmp_path):
+    accept = GroupFilter(2, drop_without_signal=True, records=tmp_path)
+    assert accept(group([1.0, 0.0]))
+    assert not accept(group([1.0, 1.0])) and not accept(group([0.0, 0.0]))
+
+
+def test_areal_really_hands_over_partial_groups(tokenizer, tmp_path, monkeypatch):
+    """The reason for GroupFilter: AReaL's grouping keeps what is left of a group."""
+    from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
+    from areal.utils import logging
+
+    calls = iter([True, False, True])
+    real = workflow.grade
+
+    def sometimes(*args):
+        if next(calls):
+            return real(*args)
+        raise ValueError("no")
+
+    monkeypatch.setattr(workflow, "grade", sometimes)
+    flow = GSM8KWorkflow(tokenizer, GenerationHyperparameters(), "hash", RewardSettings(), tmp_path)
+    grouped = GroupedRolloutWorkflow(flow, 3, logging.getLogger("test"))
+    kept = asyncio.run(grouped.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
+    assert len(kept["rewards"]) == 2
+    assert not GroupFilter(3, False, tmp_path)(kept)
+    reasons = [row["rejected"] for row in RecordReader(tmp_path).take_rejected()]
+    assert sorted(reasons) == ["ValueError: no", "partial group: 2 of 3 samples", "partial group: 2 of 3 samples"]
