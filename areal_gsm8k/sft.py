@@ -143,7 +143,7 @@ def train(
 ) -> dict:
     """Train `model` in place; returns what was done.
 
-    The summary has steps, total_steps, loss (of the last update, or None), tokens, seconds, device, stop_reason, failed.
+    The summary has steps, total_steps, loss (of the last update), tokens, seconds, device, stop_reason and failed.
 
     `on_step` gets one dict an update: step (from 1), total, loss (weighted mean over the update's tokens), lr,
     grad_norm, tokens (learnt so far), seconds. A loss or gradient that is not finite ends the training before it

@@ -1,7 +1,6 @@
-"""Fixtures shared by the tests: a tiny untrained model on disk, and one short SFT start model for runs."""
+"""Fixtures shared by the tests: a tiny untrained model on disk, and the recipe's start model for runs."""
 
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -23,9 +22,7 @@ def untrained_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_model(tmp_path_factory):
-    """Folder of a tiny model that is right now and then: the recipe's warm start, cut short."""
+    """Folder of the CPU recipe's start model, right now and then; a minute of one core, once a session."""
     from areal_gsm8k import tiny
 
-    settings = tiny.TinySettings()
-    short = replace(settings, corpus_rows=2000, sft=replace(settings.sft, max_steps=400))
-    return tiny.start_model(tmp_path_factory.mktemp("models"), seed=1, settings=short)
+    return tiny.start_model(tmp_path_factory.mktemp("models"), seed=1)

@@ -1,7 +1,7 @@
 """Start the embedded rollout server: ``python -m areal_gsm8k.serve --model-path M --port 30000``.
 
-Port 0 takes a free one; the port is in the log and, with --ready-file, in that file as soon as it is bound. A wrong model
-path or an occupied port is one line on stderr and exit code 2, before torch is imported.
+Port 0 takes a free one; the port is in the log and, with --ready-file, in that file as soon as it is bound. A wrong
+model path or an occupied port is one line on stderr and exit code 2, before torch is imported.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def occupied(host: str, port: int) -> bool:
         return False
 
 
-async def serve(args: argparse.Namespace, engine, listening: socket.socket) -> None:
+async def serve(args: argparse.Namespace, engine, listening: socket.socket) -> int:
+    """Until SIGTERM, Ctrl-C or the engine's end. Returns the exit code."""
     from aiohttp import web
 
     from .api import Api
@@ -70,7 +71,7 @@ async def serve(args: argparse.Namespace, engine, listening: socket.socket) -> N
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         # A child leaves Ctrl-C to its parent, which ends it when it is ready to.
         loop.add_signal_handler(signal.SIGINT, (lambda: None) if args.parent_pid else stop.set)
-    worker = EngineThread(engine, loop)
+    worker = EngineThread(engine, loop, on_failure=stop.set)
     worker.start()
     runner = web.AppRunner(Api(worker).app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
@@ -78,9 +79,12 @@ async def serve(args: argparse.Namespace, engine, listening: socket.socket) -> N
     host, port = listening.getsockname()[:2]
     log.info("serving %s on http://%s:%d (%s)", args.model_path, host, port, engine.model.device)
     await stop.wait()
+    broken = not worker.is_alive()
     log.info("stopping")
     worker.stop()
     await runner.cleanup()
+    worker.join(timeout=5)  # a step under way must not meet a dying interpreter
+    return int(broken)
 
 
 def main() -> int:
@@ -112,8 +116,10 @@ def main() -> int:
         os.replace(args.ready_file + ".part", args.ready_file)
 
     import torch
+    import transformers
 
     torch.set_num_threads(args.threads)
+    transformers.utils.logging.disable_progress_bar()
     from .engine import Engine
     from .model import ModelError
 
@@ -124,8 +130,7 @@ def main() -> int:
     except ModelError as error:
         return refuse(str(error))
     log.info("model loaded after %.1f s", time.monotonic() - started)
-    asyncio.run(serve(args, engine, listening))
-    return 0
+    return asyncio.run(serve(args, engine, listening))
 
 
 if __name__ == "__main__":

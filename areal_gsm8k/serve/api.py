@@ -1,14 +1,15 @@
 """SGLang's HTTP interface over the engine, closely enough that its clients (AReaL's RemoteSGLangEngine) work unchanged.
 
-aiohttp rather than FastAPI: with 64 small requests at once both cost about 0.27 ms of CPU a request (aiohttp 0.26, FastAPI
-on uvicorn 0.27-0.29), but aiohttp cancels a handler when its client goes away, which frees the slot without a watcher task
-a request, imports faster, and AReaL's client is aiohttp as well.
+aiohttp rather than FastAPI: with 64 small requests at once both cost about 0.27 ms of CPU a request (aiohttp 0.26,
+FastAPI on uvicorn 0.27-0.29), but aiohttp cancels a handler when its client goes away, which frees the slot without a
+watcher task a request, imports faster, and AReaL's client is aiohttp as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -19,6 +20,7 @@ from .request import Request
 from .weights import WeightsError
 from .worker import EngineThread
 
+log = logging.getLogger("areal_gsm8k.serve")
 MAX_BODY = 256 << 20  # bytes of one request
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -39,6 +41,11 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _error(str(error))
     except web.HTTPException as error:
         return _error(error.reason, error.status)
+    except ConnectionError:  # the client of a stream is gone
+        raise
+    except Exception as error:
+        log.exception("%s failed", request.path)
+        return _error(f"{type(error).__name__}: {error}", 500)
 
 
 async def _body(request: web.Request) -> dict:
@@ -194,9 +201,12 @@ class Api:
             raise ValueError("model_path must be the path of a Hugging Face model folder")
         if body.get("abort_all_requests"):
             await self.worker.call(self.engine.abort, lambda r: True)
+        started = time.monotonic()
         try:
             await self.worker.call(self.engine.update_weights, path, body.get("weight_version"), when_idle=True)
         except WeightsError as error:
+            log.warning("weights not updated: %s", error)
             return _json({"success": False, "message": str(error), "num_paused_requests": 0}, 400)
+        log.info("weights updated from %s in %.3f s", path, time.monotonic() - started)
         message = "Succeeded to update model weights."
         return _json({"success": True, "message": message, "num_paused_requests": 0})

@@ -1,6 +1,6 @@
 """Continuous batching for one Hugging Face causal LM: requests join and leave at every token.
 
-One ``step`` decodes one token for every running row, prefills whatever waits, and samples for both at once. The engine is
+One ``step`` decodes one token for every running row, prefills what waits, and samples for both at once. The engine is
 synchronous and not thread-safe: the server drives it from one thread (``worker``), evaluation calls ``generate``.
 
     engine = Engine.from_pretrained("runs/demo/1/checkpoints/last", seed=1)
@@ -13,7 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -44,7 +44,8 @@ class Engine:
         self.model = model
         self.path = self.tokenizer_path = path
         self.weight_version = "default"
-        self.tokenizer = load_tokenizer(str(model.folder(path)))
+        self.tokenizer = load_tokenizer(model.folder)
+        self.eos_ids = model.eos_ids | (self.tokenizer.eos_ids if self.tokenizer else frozenset())
         self.max_running_requests = max_running_requests
         self.random = random.Random(seed)
         self.slab = model.new_slab()
@@ -73,8 +74,8 @@ class Engine:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def request(self, prompt_ids: list[int], params: SamplingParams, **options) -> Request:
-        """A request checked against this model. Raises ValueError in SGLang's words."""
+    def request(self, prompt_ids: list[int], params: SamplingParams, sample: int = 0, **options) -> Request:
+        """Sample ``sample`` of a prompt, checked against this model. Raises ValueError in SGLang's words."""
         context, length = self.model.context_length, len(prompt_ids)
         if not length:
             raise ValueError("input_ids cannot be empty.")
@@ -86,17 +87,18 @@ class Engine:
             )
         if params.max_new_tokens is not None and length + params.max_new_tokens > context:
             raise ValueError(
-                f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a "
-                f"total of {length + params.max_new_tokens} tokens: {length} tokens from the input messages and "
+                f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested "
+                f"a total of {length + params.max_new_tokens} tokens: {length} tokens from the input messages and "
                 f"{params.max_new_tokens} tokens for the completion."
             )
         if params.stop and self.tokenizer is None:
             raise ValueError(f"stop={list(params.stop)} needs a tokenizer, and {self.path} holds none.")
-        stop_ids = () if params.ignore_eos else (*params.stop_token_ids, *self.model.eos_ids)
+        seed = self.random.getrandbits(63) if params.seed is None else params.seed + sample
+        stop_ids = () if params.ignore_eos else (*params.stop_token_ids, *self.eos_ids)
         return Request(
             prompt_ids=prompt_ids,
             params=params,
-            seed=(self.random.getrandbits(63) if params.seed is None else params.seed) & (2**64 - 1),
+            seed=seed % 2**64,
             max_new_tokens=context - length if params.max_new_tokens is None else params.max_new_tokens,
             stop_ids=frozenset(t for t in stop_ids if 0 <= t < self.model.vocab_size),
             tokenizer=self.tokenizer,
@@ -117,15 +119,14 @@ class Engine:
     def generate(self, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> list[Completion]:
         """Answer all prompts, batched; params for all or one each; n > 1 gives n neighbours in the result.
 
-        With ``seed`` set, prompt i draws with seed + i (sample j of it with seed + i + j). Raises ValueError on a prompt
-        that does not fit, RuntimeError when the model breaks.
+        With ``seed`` in shared params every prompt draws differently, as if prompt i had seed + i * n. Raises
+        ValueError on a prompt that does not fit, RuntimeError when the model breaks.
         """
-        each = params if isinstance(params, list) else [params] * len(prompts)
+        shared = None if isinstance(params, list) else params
         requests = []
-        for i, (ids, own) in enumerate(zip(prompts, each, strict=True)):
-            for j in range(own.n):
-                seed = None if own.seed is None else own.seed + j + (0 if isinstance(params, list) else i * own.n)
-                requests.append(self.request(list(ids), replace(own, seed=seed)))
+        for i, (ids, own) in enumerate(zip(prompts, [shared] * len(prompts) if shared else params, strict=True)):
+            first = i * own.n if shared else 0
+            requests += [self.request(list(ids), own, first + sample) for sample in range(own.n)]
         for request in requests:
             self.submit(request)
         while self.has_work:
@@ -181,9 +182,16 @@ class Engine:
         self.joining = []
 
     def _admit(self) -> list[tuple[Request, Prompt]]:
-        """Take waiting requests up to the free rows, each with its prefilled prompt; equal prompts are prefilled once."""
-        joining = self.joining
-        while self.waiting and self.admitting and len(self.running) + len(joining) < self.max_running_requests:
+        """Take waiting requests, each with its prefilled prompt; equal prompts are prefilled once.
+
+        As many as rows are free and as one prefill batch holds, so that a step stays short and a pause prompt.
+        """
+        joining, tokens = self.joining, 0
+        free = self.max_running_requests - len(self.running)
+        while self.waiting and self.admitting and len(joining) < free:
+            tokens += self.waiting[0].length
+            if joining and tokens > self.model.prefill_tokens:
+                break
             joining.append(self.waiting.popleft())
         if not joining:
             return []
@@ -238,7 +246,7 @@ class Engine:
 
     def pause(self, mode: str = "abort") -> None:
         """Stop generating. abort ends all requests; retract drops their keys and values, to be computed again with the
-        weights of then; in_place keeps them, so after a weight update they go on with keys and values of the old weights.
+        weights of then; in_place keeps them, so that after a weight update they go on with those of the old weights.
         """
         if mode == "abort":
             self.abort(lambda request: True)
@@ -264,7 +272,7 @@ class Engine:
         return True
 
     def update_weights(self, path: str, weight_version: str | None = None) -> int:
-        """Replace the weights by those of a folder. Raises weights.WeightsError and keeps the old ones if they do not fit."""
+        """Replace the weights by a folder's. Raises weights.WeightsError, and keeps the old ones, on a misfit."""
         count = weights.update(self.model.model, path)
         self.path = path
         self.weight_version = weight_version or self.weight_version

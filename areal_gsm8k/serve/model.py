@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from pathlib import Path
 
 import torch
 import transformers
@@ -20,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from .slab import Slab, SlabCache
 
 ATTENTION = "grouped_sdpa"
-PREFILL_TOKENS = 8192  # padded tokens in one prefill batch
+PREFILL_TOKENS = {"cpu": 2048, "cuda": 16384}  # padded tokens in one prefill batch
 # Plain rotary decoders that hand a 4-D mask to attention untouched: the slab's own mask goes in as it is, which saves
 # transformers building one at every token (a tenth of a tiny model's step).
 TAKES_READY_MASK = {"llama", "mistral", "qwen2", "qwen3"}
@@ -63,14 +62,14 @@ def resolve(path: str) -> str:
         return snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
     except Exception as error:  # the hub raises many kinds; all mean the same here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model {path} is neither a folder nor to be had from the Hugging Face hub: {reason}") from error
+        raise ModelError(f"model {path} is neither a folder nor on the Hugging Face hub: {reason}") from error
 
 
 class LanguageModel:
     """The model with what decoding needs to know of it: device, vocabulary, context length, end-of-sequence ids."""
 
     def __init__(self, path: str, device: str = "auto", dtype: str = "auto", context_length: int | None = None):
-        """Load the folder (or hub id) ``path``. dtype auto: the folder's own on CUDA, float32 on CPU. Raises ModelError."""
+        """Load a folder or hub id. dtype auto: the folder's own on CUDA, float32 on CPU. Raises ModelError."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -78,20 +77,25 @@ class LanguageModel:
         self.device = torch.device(device)
         if dtype == "auto":
             dtype = "float32" if self.device.type == "cpu" else "auto"
-        folder = resolve(path)
+        folder = self.folder = resolve(path)
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
             name = (config.architectures or [""])[0]
             cls = getattr(transformers, name, None) or transformers.AutoModelForCausalLM
             grouped = getattr(cls, "_supports_sdpa", False) and getattr(cls, "_supports_attention_backend", False)
-            self.model = cls.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION if grouped else None)
+            attention = ATTENTION if grouped else None
+            self.model, report = cls.from_pretrained(
+                folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"cannot load a causal LM from {path}: {error}") from error
+            raise ModelError(f"cannot load a causal LM from {path}: {' '.join(str(error).split())}") from error
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(f"{path} lacks {len(missing)} weights of {type(self.model).__name__}: {missing[:4]}")
         self.model.to(self.device).eval().requires_grad_(False)
         config = self.config = self.model.config
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         if not kinds <= KV_LAYERS:
-            raise ModelError(f"{path}: layers of kind {sorted(kinds - KV_LAYERS)} keep a state other than keys and values")
+            raise ModelError(f"{path}: {sorted(kinds - KV_LAYERS)} layers keep a state other than keys and values")
         windowed = kinds != {"full_attention"} or getattr(config, "sliding_window", None)
         self.ready_mask = grouped and config.model_type in TAKES_READY_MASK and not windowed
         parameters = inspect.signature(self.model.forward).parameters
@@ -100,10 +104,11 @@ class LanguageModel:
         self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
         longest = getattr(config, "max_position_embeddings", None) or 1 << 30
         self.context_length = min(context_length or longest, longest)
-        self.eos_ids = self._eos_ids(folder)
+        self.prefill_tokens = PREFILL_TOKENS[self.device.type]
+        self.eos_ids = self._eos_ids()
         self._slab_template = self._probe(path)
 
-    def _eos_ids(self, folder: str) -> frozenset[int]:
+    def _eos_ids(self) -> frozenset[int]:
         found: set[int] = set()
         for source in (self.config, self.model.generation_config):
             value = getattr(source, "eos_token_id", None)
@@ -116,14 +121,14 @@ class LanguageModel:
             cache = self._forward([[0]])[1]
         layers = getattr(cache, "layers", [])
         if not layers or any(layer.keys is None or layer.keys.ndim != 4 for layer in layers):
-            raise ModelError(f"{path}: {type(self.model).__name__} does not keep its state as keys and values per layer")
+            raise ModelError(f"{path}: {type(self.model).__name__} does not keep its state as keys and values")
         return [t[0] for layer in layers for t in (layer.keys, layer.values)]
 
     def new_slab(self) -> Slab:
         return Slab(self._slab_template, additive=self.ready_mask)
 
     def _forward(self, prompts: list[list[int]], keep: int = 1) -> tuple[torch.Tensor, DynamicCache]:
-        """Prompts as one left-padded batch: logits of the last ``keep`` positions (prompts, keep, vocab), and the cache."""
+        """Prompts as one left-padded batch: logits of the last positions (prompts, keep, vocab), and the cache."""
         longest = max(len(p) for p in prompts)
         ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
         inputs = {}
@@ -140,17 +145,19 @@ class LanguageModel:
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs).logits
         return logits[:, -keep:], cache
 
-    def prefill(self, prompts: list[list[int]], slab: Slab, keep: int = 1) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+    def prefill(
+        self, prompts: list[list[int]], slab: Slab, keep: int = 1
+    ) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
         """For each prompt: logits of its last ``keep`` positions (keep, vocab), and its packed keys and values.
 
-        Short prompts share a batch of at most PREFILL_TOKENS padded tokens. ``keep`` > 1 wants one prompt.
+        Short prompts share a batch of at most prefill_tokens padded tokens. ``keep`` > 1 wants one prompt.
         """
         results: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         while order:
             batch = [order.pop()]  # the longest left: it sets the width
             width = len(prompts[batch[0]])
-            while order and (len(batch) + 1) * width <= PREFILL_TOKENS:
+            while order and (len(batch) + 1) * width <= self.prefill_tokens:
                 batch.append(order.pop())
             logits, cache = self._forward([prompts[i] for i in batch], keep)
             packed = slab.pack([t for layer in cache.layers for t in (layer.keys, layer.values)])
@@ -170,6 +177,3 @@ class LanguageModel:
         logits = self.model(input_ids=fed[0], past_key_values=cache, use_cache=True, **inputs).logits
         slab.cursor += 1
         return logits[:, -1]
-
-    def folder(self, path: str) -> Path:
-        return Path(resolve(path))

@@ -1,10 +1,11 @@
 """The rollout server as a child process: started, watched, stopped; it dies with its parent.
 
-    server = ServerProcess.start("checkpoints/start", "logs/server.log", seed=1)
-    server.wait_healthy(timeout=60)
-    ...
-    if message := server.poll_death(): raise ServerDied(message)
-    server.stop()
+server = ServerProcess.start("checkpoints/start", "logs/server.log", seed=1)
+server.wait_healthy(timeout=60)
+...
+if message := server.poll_death():
+    raise ServerDied(message)
+server.stop()
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class ServerProcess:
         """Start a server and return once its port is bound (the model is still loading: see wait_healthy).
 
         ``options`` are the program's own (device, dtype, max_running_requests, context_length, seed, threads); None is
-        left out. Output is appended to ``log_path``. Raises ServerDied when it ends before that, for example because the
-        port is in use or the model path does not exist.
+        left out. Output is appended to ``log_path``. Raises ServerDied when it ends before that, for example because
+        the port is in use or the model path does not exist.
         """
         log = Path(log_path)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class ServerProcess:
         self.host, self.port = bound["host"], bound["port"]
 
     def wait_healthy(self, timeout: float = 300.0) -> None:
-        """Return once /health answers 200. Raises ServerDied at once if the process ends, TimeoutError after ``timeout`` s."""
+        """Return once /health answers 200. Raises ServerDied when it ends, TimeoutError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         # No proxy from the environment: the server is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -12,16 +12,24 @@ from .engine import Engine
 from .request import Request
 from .sampling import SamplingParams
 
-PLAIN = {"input_ids", "text", "sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num", "stream", "rid"}
 # Accepted without effect when false, null or empty (clients such as AReaL send some of them), refused otherwise.
-UNSUPPORTED = {
-    "image_data", "video_data", "audio_data", "input_embeds", "lora_path", "return_hidden_states", "return_routed_experts",
-    "token_ids_logprob", "return_text_in_logprobs", "session_params", "custom_logit_processor", "modalities",
-}  # fmt: skip
+UNSUPPORTED = (
+    "image_data",
+    "video_data",
+    "audio_data",
+    "input_embeds",
+    "lora_path",
+    "return_hidden_states",
+    "return_routed_experts",
+    "return_text_in_logprobs",
+    "token_ids_logprob",
+    "session_params",
+    "custom_logit_processor",
+)
 
 
 def parse(payload: object, engine: Engine) -> tuple[list[Request], bool]:
-    """The requests of one call, sample by sample, and whether the answer is a list. Raises ValueError in plain words."""
+    """The requests of one call, sample by sample, and whether the answer is a list. Raises ValueError."""
     if not isinstance(payload, dict):
         raise ValueError("the body must be a JSON object")
     for key in UNSUPPORTED:
@@ -40,10 +48,8 @@ def parse(payload: object, engine: Engine) -> tuple[list[Request], bool]:
     for ids, own, want, start, top, rid in zip(prompts, params, wants, starts, tops, rids, strict=True):
         options = _logprob_options(want, start, top, len(ids))
         for sample in range(own.n):
-            request = engine.request(ids, own, **options)
+            request = engine.request(ids, own, sample, **options)
             request.rid = f"{rid}_{sample}" if rid and own.n > 1 else rid or request.rid
-            if own.seed is not None:
-                request.seed += sample
             requests.append(request)
     return requests, batched or len(requests) > 1
 
@@ -91,7 +97,9 @@ def _logprob_options(want: object, start: object, top: object, length: int) -> d
     start = -1 if start is None else start
     top = 0 if top is None else top
     if type(start) is not int or type(top) is not int or top < 0 or start < -1:
-        raise ValueError(f"logprob_start_len and top_logprobs_num must be integers from -1 and 0, got {start!r}, {top!r}")
+        raise ValueError(
+            f"logprob_start_len (-1 or more, got {start!r}) and top_logprobs_num ({top!r}) must be integers"
+        )
     if start > length:
         raise ValueError(f"logprob_start_len ({start}) is higher than the number of input tokens ({length}).")
     # -1, or the prompt's length: no logprobs of the prompt.

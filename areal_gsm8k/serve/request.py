@@ -47,7 +47,7 @@ class Request:
         return len(self.prompt_ids) + len(self.output_ids)
 
     def accept(self, token: int, logprob: float) -> bool:
-        """Append a token; True when it ends the answer. Order as in SGLang: length, then stop ids, then stop strings."""
+        """Append a token; True when it ends the answer. As in SGLang: length first, then stop ids, then strings."""
         if math.isnan(logprob):
             self.abort("the model produced logits that are not finite: its weights are broken", status_code=500)
             return True
@@ -73,7 +73,7 @@ class Request:
         self.finish_reason = {"type": "abort", "message": message, "status_code": status_code, "err_type": kind}
 
     def text(self, count: int | None = None) -> str:
-        """The answer (or its first ``count`` tokens) decoded, without the stop that ended it unless no_stop_trim asks."""
+        """The answer (or its first ``count`` tokens) decoded, without the stop that ended it unless no_stop_trim."""
         if self.tokenizer is None:
             return ""
         ids, matched = self.output_ids[:count], None

@@ -1,4 +1,4 @@
-"""Prefilled prompts kept for a while, so that the samples of one prompt that do not arrive together share one prefill."""
+"""Prefilled prompts kept for a while: samples of one prompt that do not arrive together share one prefill."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ seeded answer that was interrupted and resent as prompt + partial goes on exactl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +41,26 @@ class SamplingParams:
     n: int = 1
     seed: int | None = None  # SGLang's sampling_seed; sample i of n uses seed + i
 
+    # Worked out once, as every token asks for them.
+    greedy: bool = field(init=False, repr=False, compare=False)
+    divisor: float = field(init=False, repr=False, compare=False)  # of logits: the temperature; 1 for temperature 0
+    truncates: bool = field(init=False, repr=False, compare=False)
+    penalises: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        """Raises ValueError in SGLang's words when a value is out of range or of the wrong type."""
+        self._verify()
+        cold = self.temperature < GREEDY_BELOW
+        greedy = cold or self.top_k == 1
+        derived = {
+            "greedy": greedy,
+            "divisor": 1.0 if cold else self.temperature,
+            "truncates": not greedy and (self.top_p < 1.0 or self.top_k > 1 or self.min_p > 0.0),
+            "penalises": bool(self.frequency_penalty or self.presence_penalty or self.min_new_tokens),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
     @classmethod
     def parse(cls, given: dict | None) -> SamplingParams:
         """From the JSON of a request. Raises ValueError that names the key."""
@@ -56,25 +76,24 @@ class SamplingParams:
             values.pop(key, None)
         if "sampling_seed" in values:
             values["seed"] = values.pop("sampling_seed")
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls) if f.init}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown sampling_params: {', '.join(unknown)}")
         stop = values.get("stop", ())
         values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
         values["stop_token_ids"] = tuple(values.get("stop_token_ids", ()))
-        params = cls(**values)
-        params.verify()
-        return params
+        return cls(**values)
 
-    def verify(self) -> None:
-        """Raises ValueError in SGLang's words when a value is out of range or of the wrong type."""
+    def _verify(self) -> None:
         for name in ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{name} must be a number, got {value!r}.")
-        for name in ("min_new_tokens", "top_k", "n"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be an integer, got {getattr(self, name)!r}.")
+        for name in ("max_new_tokens", "min_new_tokens", "top_k", "n", "seed"):
+            value = getattr(self, name)
+            optional = name in ("max_new_tokens", "seed") and value is None
+            if isinstance(value, bool) or not (optional or isinstance(value, int)):
+                raise ValueError(f"{name} must be an integer, got {value!r}.")
         if not 0.0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be a non-negative finite number, got {self.temperature}.")
         if not 0.0 < self.top_p <= 1.0:
@@ -87,7 +106,7 @@ class SamplingParams:
             if not -2.0 <= getattr(self, name) <= 2.0:
                 raise ValueError(f"{name} must be in [-2, 2], got {getattr(self, name)}.")
         if self.max_new_tokens is not None:
-            if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 0:
+            if self.max_new_tokens < 0:
                 raise ValueError(f"max_new_tokens must be at least 0, got {self.max_new_tokens}.")
             if not 0 <= self.min_new_tokens <= self.max_new_tokens:
                 raise ValueError(
@@ -95,29 +114,10 @@ class SamplingParams:
                 )
         if self.n < 1:
             raise ValueError(f"n must be at least 1, got {self.n}.")
-        if self.seed is not None and not isinstance(self.seed, int):
-            raise ValueError(f"sampling_seed must be an integer, got {self.seed!r}.")
         if not all(isinstance(s, str) and s for s in self.stop):
             raise ValueError("stop must be a non-empty string or a list of them")
         if not all(isinstance(t, int) for t in self.stop_token_ids):
             raise ValueError("stop_token_ids must be a list of integers")
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature < GREEDY_BELOW or self.top_k == 1
-
-    @property
-    def divisor(self) -> float:
-        """What logits are divided by: the temperature, or 1 for argmax at temperature 0."""
-        return 1.0 if self.temperature < GREEDY_BELOW else self.temperature
-
-    @property
-    def truncates(self) -> bool:
-        return not self.greedy and (self.top_p < 1.0 or self.top_k > 1 or self.min_p > 0.0)
-
-    @property
-    def penalises(self) -> bool:
-        return self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
 
 def uniforms(seeds: list[int], positions: list[int]) -> np.ndarray:
@@ -136,7 +136,7 @@ def penalised(logits: torch.Tensor, requests: list[Request]) -> torch.Tensor:
     logits = logits.clone()
     for row, request in zip(logits, requests, strict=True):
         params = request.params
-        if params.penalises and request.output_ids:
+        if request.output_ids:
             ids, counts = np.unique(request.output_ids, return_counts=True)
             costs = params.frequency_penalty * counts + params.presence_penalty
             row[torch.from_numpy(ids).to(row.device)] -= torch.from_numpy(costs).to(row)
@@ -176,16 +176,18 @@ def inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def sample(logits: torch.Tensor, requests: list[Request]) -> tuple[list[int], list[float], torch.Tensor]:
     """Next token of every row. logits (rows, vocab); row i belongs to requests[i].
 
-    Returns ids, their logprobs, and the probabilities (rows, vocab) both are of: softmax(logits / T) after penalties and
-    before top-p, top-k and min-p, which is what SGLang reports (and at temperature 0 that of T = 1).
+    Returns ids, their logprobs, and the probabilities (rows, vocab) both are of: softmax(logits / T) after penalties
+    and before top-p, top-k and min-p, which is what SGLang reports (and at temperature 0 that of T = 1).
     """
     logits = logits.float()
     params = [r.params for r in requests]
-    if any(p.penalises or p.min_new_tokens for p in params):
+    if any(p.penalises for p in params):
         logits = penalised(logits, requests)
     divisors = [p.divisor for p in params]
-    if any(d != 1.0 for d in divisors):
+    if len(set(divisors)) > 1:
         logits = logits / torch.tensor(divisors, device=logits.device)[:, None]
+    elif divisors[0] != 1.0:
+        logits = logits / divisors[0]
     probs = torch.softmax(logits, -1)
     greedy = [p.greedy for p in params]
     if all(greedy):

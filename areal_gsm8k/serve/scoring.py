@@ -14,7 +14,8 @@ POSITIONS = 256  # positions whose float32 logprobs are held at once: 256 x 150,
 
 def best(logprobs: torch.Tensor, count: int) -> list[list]:
     """The ``count`` likeliest tokens of logprobs (vocab): [[logprob, id, None], ...], the best first."""
-    values, ids = logprobs.float().topk(min(count, logprobs.shape[-1]))
+    lowest = torch.finfo(torch.float32).min  # JSON has no -Infinity
+    values, ids = logprobs.float().clamp(min=lowest).topk(min(count, logprobs.shape[-1]))
     return [[value, token, None] for value, token in zip(values.tolist(), ids.tolist(), strict=True)]
 
 

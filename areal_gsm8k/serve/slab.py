@@ -1,8 +1,8 @@
 """KV slab: the key/value cache of all running requests, one row a request, written at one common column.
 
-Rows are aligned at their right end (left padding), so a decoding step writes every row's new key and value into the same
-column, one slice assignment a layer; a joining row's prompt is copied to end at the current column. Left padding is right
-for every Hugging Face model: absolute positions travel in position_ids, sliding and local windows are measured in columns.
+Rows are aligned at their right end (left padding), so a decoding step writes every row's new key and value into the
+same column, one slice assignment a layer; a joining row's prompt is copied to end at the current column. Left padding
+is right for every Hugging Face model: positions travel in position_ids, sliding windows are measured in columns.
 
     column   0 1 2 3 4 5 6 7        planes[p]: (layers in the plane, rows, heads, columns, dim)
     row 0    . . a b c d e |        cursor = 7: the column the next token is written to
@@ -55,7 +55,7 @@ class Slab:
         return min(self.starts, default=self.cursor)
 
     def pack(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One stacked tensor a plane from per-layer tensors: (..., heads, length, dim) -> (layers, ..., heads, length, dim)."""
+        """One tensor a plane from one a layer: (..., heads, length, dim) -> (layers, ..., heads, length, dim)."""
         return [torch.stack([tensors[i] for i in m]) for m in self.members]
 
     def reserve(self, joining: int, length: int) -> None:
@@ -139,19 +139,16 @@ class Slab:
             self.cursor = 0
         return order
 
-    @torch.inference_mode()
     def clear(self) -> None:
-        """Forget every row and what the slab holds (a broken model may have left NaN in it)."""
+        """Forget every row, give memory back, and drop what the slab held (a broken model may have left NaN in it)."""
         self.starts, self.cursor = [], 0
-        for plane in self.planes:
-            plane.zero_()
+        self._allocate(ROWS, COLUMNS)
 
 
 class SlabCache(Cache):
     """What a Hugging Face model sees during one decoding step: every row's window plus the column being written."""
 
     is_compileable = False
-    is_sliding: list[bool] = []  # shadows the property: no layer drops old columns, masks do that
 
     def __init__(self, slab: Slab):
         self.layers = []
@@ -164,7 +161,6 @@ class SlabCache(Cache):
             window = plane[:, :rows, :, start : cursor + 1]
             for i, view, column in zip(members, window.unbind(0), window[:, :, :, -1:].unbind(0), strict=True):
                 self.windows[i], self.columns[i] = view, column
-        self.is_sliding = [False] * (count // 2)
 
     def update(self, key_states, value_states, layer_idx, cache_kwargs=None):
         key, value = 2 * layer_idx, 2 * layer_idx + 1
@@ -181,5 +177,10 @@ class SlabCache(Cache):
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         return -1
 
+    @property
+    def is_sliding(self) -> list[bool]:
+        """No layer drops old columns; masks hide them."""
+        return [False] * len(self)
+
     def __len__(self) -> int:
-        return len(self.is_sliding)
+        return len(self.windows) // 2

@@ -1,8 +1,11 @@
-"""Text to ids and back for the server: the folder's own tokenizer, without transformers' tokenizer machinery where
-``tokenizer.json`` is enough (it starts a second faster)."""
+"""Text to ids and back for the server: the folder's own tokenizer.
+
+Where ``tokenizer.json`` is enough, transformers' tokenizer machinery stays out of it: the server starts faster.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 
 
@@ -18,10 +21,13 @@ class Tokenizer:
             self._fast, self._slow = Fast.from_file(path), None
             self._fast.no_truncation()
             self._fast.no_padding()
+            eos = self._fast.token_to_id(_eos_token(folder))
         else:
             from transformers import AutoTokenizer
 
             self._fast, self._slow = None, AutoTokenizer.from_pretrained(folder)
+            eos = self._slow.eos_token_id
+        self.eos_ids = frozenset() if eos is None else frozenset([eos])  # ends answers too, as in SGLang
 
     def encode(self, text: str) -> list[int]:
         """With the special tokens the tokenizer adds of itself, as SGLang does for ``text`` prompts."""
@@ -30,6 +36,16 @@ class Tokenizer:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         decoder = self._fast or self._slow
         return decoder.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def _eos_token(folder: str) -> str:
+    """As tokenizer_config.json names it, or an empty string."""
+    try:
+        with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as file:
+            token = json.load(file).get("eos_token") or ""
+    except OSError:
+        return ""
+    return token if isinstance(token, str) else token.get("content", "")
 
 
 def load_tokenizer(folder: str) -> Tokenizer | None:

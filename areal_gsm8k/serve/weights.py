@@ -1,7 +1,7 @@
 """New weights from a Hugging Face folder into the live model, in place.
 
-Everything that can be wrong (path, names, shapes) is found before the first parameter is touched, so a bad folder leaves
-the old weights serving.
+Everything that can be wrong (path, names, shapes) is found before the first parameter is touched, so a bad folder
+leaves the old weights serving.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 
 class WeightsError(ValueError):
-    """The folder cannot replace the model's weights; the message names what is missing or wrong. Nothing was changed."""
+    """The folder cannot replace the model's weights; the message names what is wrong. Nothing was changed."""
 
 
 def shards(folder: str) -> list[str]:
@@ -54,7 +54,7 @@ def update(model: torch.nn.Module, folder: str) -> int:
                 file = stack.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
-            source.update((name, file) for name in file.keys())
+            source.update((name, file) for name in file.keys())  # noqa: SIM118
         return _copy(model, source, folder)
 
 
@@ -86,9 +86,9 @@ def _copy(model: torch.nn.Module, source: dict, folder: str) -> int:
 
 def _copy_converted(model: torch.nn.Module, folder: str, missing: list[str], unknown: list[str]) -> int:
     """Let transformers map the names; refuse unless the result is complete."""
-    problem = f"missing {missing[:4]}" if missing else ""
-    problem += (" and " if missing and unknown else "") + (f"unknown {unknown[:4]}" if unknown else "")
-    problem = f"{folder} does not fit {type(model).__name__}: {problem} ({len(missing)} missing, {len(unknown)} unknown)"
+    problem = f"{folder} does not fit {type(model).__name__}: {len(missing)} names missing, {len(unknown)} unknown"
+    for kind, names in (("missing", missing), ("unknown", unknown)):
+        problem += f"; {kind}: {', '.join(names[:4])}" if names else ""
     try:
         loaded, report = type(model).from_pretrained(
             folder, config=copy.deepcopy(model.config), dtype=model.dtype, output_loading_info=True

@@ -1,12 +1,13 @@
 """The engine's own thread, and the way the event loop talks to it.
 
-The loop posts calls into a queue; the thread runs them between two tokens, so a pause, an abort or a weight update takes
-effect within one token's time. What finished in a step goes back to the loop in one callback.
+The loop posts calls into a queue; the thread runs them between two tokens, so a pause, an abort or a weight update
+takes effect within one token's time. What finished in a step goes back to the loop in one callback.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -19,12 +20,16 @@ log = logging.getLogger("areal_gsm8k.serve")
 
 
 class EngineThread(threading.Thread):
-    """Drives ``engine``. All methods but ``run`` are called from the event loop ``loop``."""
+    """Drives ``engine``. All methods but ``run`` are called from the event loop ``loop``.
 
-    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop):
+    ``on_failure`` is called there should the thread itself break: nothing would be answered any more.
+    """
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, on_failure: Callable[[], None]):
         super().__init__(name="engine", daemon=True)
         self.engine = engine
         self.loop = loop
+        self.on_failure = on_failure
         self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.when_idle: list[Callable[[], None]] = []  # wait until no request runs
         self.streaming = 0
@@ -60,7 +65,7 @@ class EngineThread(threading.Thread):
         return [request.waiter for request in requests]
 
     def stream(self, request: Request) -> asyncio.Queue:
-        """Start one request. The queue gets a (token count, finished) pair a token, or less often when the loop is slow."""
+        """Start one request. The queue gets a (token count, finished) pair for each token."""
         request.stream, request.waiter = True, asyncio.Queue()
 
         def work() -> None:
@@ -81,6 +86,13 @@ class EngineThread(threading.Thread):
     # -- on the engine's thread ----------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        try:
+            self._run()
+        except Exception:
+            log.exception("the engine's thread broke")
+            self._to_loop(self.on_failure)
+
+    def _run(self) -> None:
         engine = self.engine
         while True:
             wait = not (engine.has_work or self.when_idle)
@@ -113,10 +125,8 @@ class EngineThread(threading.Thread):
                 self._to_loop(_deliver, done)
 
     def _to_loop(self, function: Callable, *args) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server is going down
             self.loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: the server is going down
-            pass
 
 
 def _resolve(future: asyncio.Future, result: object) -> None:

@@ -5,7 +5,7 @@ import json
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import output_ids
+from sglang_client import output_ids
 
 PROMPT = [50, 51, 52, 53]
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 import transformers
-from conftest import Reference, save_model
+from hf_reference import Reference, save_model
 
 from areal_gsm8k.serve.engine import Engine
 from areal_gsm8k.serve.model import ModelError
@@ -66,7 +66,7 @@ def mixed(count: int, seed: int, longest: int) -> list[tuple[list[int], Sampling
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_any_architecture_batched_as_one_by_one(name, tmp_path):
-    """Eight rows for thirty requests, so that rows join and leave all the time; tokens and logprobs as Hugging Face's."""
+    """Eight rows for thirty requests, so that rows join and leave all the time: every answer is Hugging Face's."""
     path = build(name, tmp_path / name)
     engine, reference = Engine.from_pretrained(path, device="cpu", max_running_requests=8), Reference(path)
     work = mixed(30, seed=1, longest=50)
@@ -83,8 +83,9 @@ def engine(folder) -> Engine:
 
 def test_a_long_mixed_load_moves_and_grows_the_slab(engine):
     """Short, then long requests through sixteen rows: the same tokens as each alone, with every kind of move seen."""
-    work = mixed(150, seed=2, longest=30) + [([8] * 3, greedy(300)), ([7] * 250, greedy(300))]
+    work = [*mixed(150, seed=2, longest=30), ([8] * 3, greedy(300)), ([7] * 250, greedy(300))]
     seen = {"left": 0, "right": 0, "grown": 0}
+    engine.flush()  # back to the smallest slab
     reserve = engine.slab.reserve
 
     def watched(joining, length):
@@ -152,6 +153,24 @@ def test_seeds_do_not_depend_on_the_batch(engine):
     crowd = engine.generate([[9, 10], [11], [12, 13, 14]], params)
     assert crowd[0].token_ids == alone.token_ids
     assert engine.generate([[11]] * 8, params)[0].token_ids != engine.generate([[11]] * 8, params)[1].token_ids
+
+
+def test_more_waiting_than_one_prefill_holds(engine, reference, monkeypatch):
+    """Long prompts join over several steps, so that no step (and no pause) takes longer than one prefill."""
+    monkeypatch.setattr(engine.model, "prefill_tokens", 100)
+    batches = []
+    prefill = engine.model.prefill
+    monkeypatch.setattr(engine.model, "prefill", lambda p, *a, **k: batches.append(len(p)) or prefill(p, *a, **k))
+    prompts = [[i + 3] * 40 for i in range(6)]
+    answers = engine.generate(prompts, greedy(8))
+    assert batches == [2, 2, 2]
+    assert [a.token_ids for a in answers] == [reference.greedy(p, 8) for p in prompts]
+
+
+def test_bfloat16(folder, reference):
+    engine = Engine.from_pretrained(folder, device="cpu", dtype="bfloat16")
+    answer = engine.generate([[5, 6, 7]], greedy(12))[0]
+    assert answer.logprobs == pytest.approx(reference.logprobs([5, 6, 7], answer.token_ids), abs=0.2)
 
 
 def test_a_step_that_fails_ends_its_requests_and_not_the_engine(engine, reference, monkeypatch):
@@ -243,8 +262,13 @@ def test_models_that_cannot_be_served_are_named(tmp_path):
     with pytest.raises(ModelError, match="does not exist"):
         Engine.from_pretrained(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="config.json"):
+    with pytest.raises(ModelError, match=r"config\.json"):
         Engine.from_pretrained(str(tmp_path / "empty"))
+    bare = transformers.Qwen2Config(hidden_size=16, num_attention_heads=2, num_key_value_heads=2, vocab_size=50)
+    bare.architectures = ["Qwen2ForCausalLM"]
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ModelError, match="cannot load"):
+        Engine.from_pretrained(str(tmp_path / "bare"), device="cpu")
     config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
     transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
     with pytest.raises(ModelError, match="Mamba"):

@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from conftest import EOS, TEXT, output_ids, output_logprobs
+from hf_reference import EOS, TEXT
+from sglang_client import output_ids, output_logprobs
 
 PROMPT = [40, 41, 42, 43, 44, 45, 46]
 
@@ -139,7 +140,9 @@ def test_end_of_sequence(client, reference):
 def test_stop_strings(client):
     free = client.generate(PROMPT, temperature=0.0, max_new_tokens=40, ignore_eos=True)
     text = free["text"]
-    stop = next(text[i : i + 3] for i in range(10, len(text)) if text[i : i + 3].isascii() and len(text[i : i + 3]) == 3)
+    stop = next(
+        text[i : i + 3] for i in range(10, len(text)) if text[i : i + 3].isascii() and len(text[i : i + 3]) == 3
+    )
     answer = client.generate(PROMPT, temperature=0.0, max_new_tokens=40, ignore_eos=True, stop=["never there", stop])
     assert reason(answer) == {"type": "stop", "matched": stop}
     assert answer["text"] == text[: text.index(stop)]
