@@ -22,8 +22,8 @@ def main(config_file: str) -> None:
     run = Run(Path(config_file).parent)
     tokenizer = load_hf_tokenizer(config.tokenizer_path)
     train, valid = config.train_dataset, config.valid_dataset
-    train_problems = load_problems(train.path, train.split, rows=config.data.train_rows, seed=config.seed)
-    dev_problems = load_problems(valid.path, valid.split, rows=config.data.dev_rows, seed=config.seed)
+    train_problems = load_problems(train.path, train.split, config.data.train_rows, seed=config.seed)
+    dev_problems = load_problems(valid.path, valid.split, config.data.dev_rows, seed=config.seed)
 
     def workflow(gconfig):
         return GSM8KWorkflow(

@@ -75,7 +75,7 @@ def main(
     try:
         prepare_folder(output_dir, overwrite)
         report = tracker(settings, model, data) if wandb else None
-        problems = load_problems(data, "train", limit=limit, seed=seed)
+        problems = load_problems(data, "train", limit, seed=seed)
         weights, tokenizer = load_model(model)
         examples = sft.encode(tokenizer, problems, answer_format.value, max_length)
         left_out = len(problems) - len(examples)

@@ -80,7 +80,9 @@ class Child:
         """How it ended, for a person."""
         code = self.exit_code()
         how = f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"exited with code {code}"
-        return f"{self.name} {how}.\n  command: {shlex.join(self.command)}\n  log: {self.log}, which ends:\n{self.tail()}"
+        return (
+            f"{self.name} {how}.\n  command: {shlex.join(self.command)}\n  log: {self.log}, which ends:\n{self.tail()}"
+        )
 
     def check(self) -> None:
         """Raise ChildDied when it is no longer running."""

@@ -35,16 +35,14 @@ class DataError(ValueError):
 def load_problems(
     path: str | os.PathLike,
     split: str,
-    *,
-    limit: int | None = None,
-    seed: int = 0,
     rows: int | None = None,
+    seed: int = 0,
 ):
     """A `datasets.Dataset` with the columns id, question and answer (a worked solution ending in "#### N").
 
     path: "openai/gsm8k" or another hub id; a folder with train/validation/test files (.jsonl or .parquet); one such
-    file; or "generated", to which alone `seed` and `rows` apply. split: "train", "dev" or "test". limit: the first so
-    many rows. A file named test... serves only split="test", one named validation... only "dev"; any other file serves
+    file; or "generated", to which alone `seed` applies. split: "train", "dev" or "test". rows: the first so many, or as
+    many generated ones. A file named test... serves only split="test", one named validation... only "dev"; any other file serves
     "train" and "dev" through the hash, and, unless named train..., whole for "test". Raises DataError.
     """
     from datasets import Dataset
@@ -61,7 +59,7 @@ def load_problems(
         found = read_split(path, split)
     if not found:
         raise DataError(f"{path}: no {split} rows. Give a larger file, or one of its own for this split")
-    found = found[:limit] if limit is not None else found
+    found = found if rows is None else found[:rows]
     return Dataset.from_dict({name: [row[name] for row in found] for name in ("id", *COLUMNS)})
 
 

@@ -1,6 +1,6 @@
 """What a completion is paid: parts, each from one verdict of math_parser, added up by the run's weights.
 
-    reward: {accuracy: 1.0, format: 0.2}      in the YAML, or reward.format=0.2 on the command line
+reward: {accuracy: 1.0, format: 0.2}      in the YAML, or reward.format=0.2 on the command line
 """
 
 from math_parser import Verdict

@@ -72,7 +72,9 @@ def test_children_die_with_a_killed_parent(tmp_path):
 
 
 def test_end_of_input_alone_ends_a_child():
-    code = "from areal_gsm8k.children import leave_at_end_of_input; leave_at_end_of_input(); import time; time.sleep(60)"
+    code = (
+        "from areal_gsm8k.children import leave_at_end_of_input; leave_at_end_of_input(); import time; time.sleep(60)"
+    )
     child = subprocess.Popen(python(code), stdin=subprocess.PIPE)
     child.stdin.close()
     assert child.wait(timeout=20) == 1

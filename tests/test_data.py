@@ -93,7 +93,7 @@ def test_a_test_file_serves_test_only(tmp_path):
 def test_a_single_file_of_any_name(tmp_path):
     file = write(tmp_path / "mine.jsonl", ROWS)
     assert len(load_problems(file, "train")) + len(load_problems(file, "dev")) == 60
-    assert load_problems(file, "test", limit=2)["id"] == ["mine-test-00000", "mine-test-00001"]
+    assert load_problems(file, "test", rows=2)["id"] == ["mine-test-00000", "mine-test-00001"]
 
 
 def test_hub_snapshot_layout_with_shards(tmp_path):
@@ -172,10 +172,10 @@ def test_an_unknown_hub_id_is_said_to_be_unknown(monkeypatch):
         load_problems("openai/gsm9k", "train")
 
 
-def test_generated_rows_seed_and_limit():
+def test_generated_rows_and_seed():
     dev = load_problems("generated", "dev", rows=30, seed=4)
     assert len(dev) == 30
     assert dev.column_names == ["id", "question", "answer"]
-    assert load_problems("generated", "dev", rows=30, seed=4, limit=3).to_list() == dev.to_list()[:3]
+    assert load_problems("generated", "dev", rows=3, seed=4).to_list() == dev.to_list()[:3]
     with pytest.raises(DataError, match="ask for fewer"):
         load_problems("generated", "dev", rows=8_000)

@@ -53,7 +53,9 @@ def test_a_dry_run_writes_the_configuration_and_starts_nothing(tmp_path):
 @pytest.fixture
 def training(tmp_path, start_model):
     """A run somewhere in its first steps."""
-    running = Running(tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32")
+    running = Running(
+        tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32"
+    )
     run = Run(tmp_path / "tiny-grpo" / "t")
     running.wait_for(lambda: len(run.read_metrics()) >= 3)
     yield running, run

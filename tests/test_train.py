@@ -84,7 +84,13 @@ def test_rollouts_run_ahead_of_the_update(learned):
 
 def test_the_directory_holds_all_it_promises(learned):
     run, output = learned
-    for file in (run.config, run.summary, run.plots / "curves.png", run.logs / "trainer_0.log", run.logs / "server_0.log"):
+    for file in (
+        run.config,
+        run.summary,
+        run.plots / "curves.png",
+        run.logs / "trainer_0.log",
+        run.logs / "server_0.log",
+    ):
         assert file.stat().st_size > 0, file
     for checkpoint in ("best", "last", "step_00012", "step_00024"):
         assert (run.checkpoints / checkpoint / "model.safetensors").exists()

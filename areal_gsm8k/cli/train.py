@@ -1,7 +1,7 @@
 """`gsm8k train`: GRPO through AReaL on whatever this machine has.
 
-    ./run train
-    ./run train --config configs/cpu.yaml seed=2 actor.lr=1e-4
+./run train
+./run train --config configs/cpu.yaml seed=2 actor.lr=1e-4
 """
 
 from pathlib import Path
@@ -11,9 +11,15 @@ import typer
 
 
 def train(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over every file.")] = None,
-    config: Annotated[list[Path] | None, typer.Option(help="Overlay of train_grpo.yaml; may be repeated, later wins.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the resolved configuration and start nothing.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over every file.")
+    ] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="Overlay of train_grpo.yaml; may be repeated, later wins.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the resolved configuration and start nothing.")
+    ] = False,
 ) -> None:
     """Train with GRPO. Without --config and without a GPU: the CPU recipe, a tiny model that learns in minutes."""
     from areal_gsm8k.loop import launch

@@ -25,9 +25,9 @@ AREAL_STATS = {  # our metric name -> AReaL's key
 
 
 def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[dict[str, Any]]:
-    """What the tensors know of each sample: its id, group, advantage and logprob gap.
+    """What the tensors know of each sample: id, group, advantage and logprob gap.
 
-    `groups` hold sample_id (G,), advantages, loss_mask, logprobs, versions and, when recomputed, prox_logp, each (G, T).
+    `groups` hold sample_id (G,) and advantages, loss_mask, logprobs, versions and, when recomputed, prox_logp, (G, T).
     The gap is between the logprobs the rollout server reported and the trainer's own: over all tokens (`logprob_gap`)
     and over those of the current `version` only, where any gap is an error of the engines, not of staleness.
     """
@@ -91,7 +91,7 @@ def step_metrics(
 
 
 def evaluation_metrics(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Accuracies of one dev evaluation. A completion that could not be graded counts in n and as an error, not as right."""
+    """Accuracies of one dev evaluation; a completion that could not be graded counts in n and as an error."""
     n = len(rows)
     return {
         "dev/accuracy": sum(row.get("lenient", False) for row in rows) / n if n else None,

@@ -190,14 +190,16 @@ def check_values(values: dict, alloc: Allocation) -> None:
         raise ConfigError(f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}.")
     if values["drop_groups_without_signal"] and not values.get("dynamic_bs"):
         raise ConfigError(
-            "drop_groups_without_signal=true needs dynamic_bs=true: without it a batch of rejected groups waits for ever."
+            "drop_groups_without_signal=true needs dynamic_bs=true: without it a batch of rejected groups never ends."
         )
     batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
     if batch % ranks:
         raise ConfigError(f"train_dataset.batch_size={batch} must be a multiple of the {ranks} data-parallel trainers.")
     gconfig, budget = values["gconfig"], values["actor"]["mb_spec"]["max_tokens_per_mb"]
     if gconfig["n_samples"] < 2:
-        raise ConfigError(f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2.")
+        raise ConfigError(
+            f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2."
+        )
     if budget <= gconfig["max_new_tokens"]:
         raise ConfigError(
             f"actor.mb_spec.max_tokens_per_mb={budget} must exceed the longest prompt plus "

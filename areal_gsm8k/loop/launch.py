@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from areal_gsm8k import data, tiny
+from areal_gsm8k import data, hub, tiny
 from areal_gsm8k.children import ChildDied
 from areal_gsm8k.loop import config
 from areal_gsm8k.loop.config import Plan
@@ -75,22 +75,36 @@ def _plan(config_files: list[Path], overrides: list[str], console: Console) -> P
 
 
 def check_model(plan: Plan) -> None:
-    """A local model path must hold a model; hub names are left to transformers. Raises ConfigError."""
+    """The model must be there before anything is started. Raises ConfigError.
+
+    A hub name is asked for once; when the hub does not answer, the children are told to use the local cache only.
+    """
     path = plan.get("actor.path")
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).exists()
-    if not plan.start_model and looks_local and not (Path(path) / "config.json").exists():
+    if plan.start_model or (Path(path) / "config.json").exists():
+        return
+    if Path(path).exists() or not hub.is_hub_id(path):
         raise ConfigError(
             f"actor.path={path!r}: no config.json there. Give a Hugging Face model folder, a hub name such as "
             f"Qwen/Qwen2.5-0.5B-Instruct, or `{config.TINY}` for the model made from scratch."
         )
+    from transformers import AutoConfig
+
+    try:
+        with hub.hub_or_cache(path, "model") as answered:
+            AutoConfig.from_pretrained(path)
+    except (hub.HubError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"actor.path={path!r}: not on this disk, and the hub does not give it ({reason}).") from None
+    if not answered:
+        plan.environment["HF_HUB_OFFLINE"] = "1"
 
 
 def count_steps(plan: Plan) -> int:
     """Training steps of the run. Reads both data splits, so that a bad file is found before anything is started."""
     train, valid, rows = plan.values["train_dataset"], plan.values["valid_dataset"], plan.values["data"]
     seed = plan.values["seed"]
-    problems = data.load_problems(train["path"], train["split"], rows=rows["train_rows"], seed=seed)
-    data.load_problems(valid["path"], valid["split"], rows=rows["dev_rows"], seed=seed)
+    problems = data.load_problems(train["path"], train["split"], rows["train_rows"], seed=seed)
+    data.load_problems(valid["path"], valid["split"], rows["dev_rows"], seed=seed)
     per_epoch = len(problems) // train["batch_size"]
     if per_epoch == 0:
         raise ConfigError(
@@ -107,8 +121,8 @@ def _announcement(plan: Plan, run: Run, steps: int) -> str:
     if plan.start_model:
         model = "a tiny model from scratch" + ("" if plan.start_model.exists() else ", made first in about a minute")
     return (
-        f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} completions, "
-        f"{plan.allocation}. Files go to {run.root}"
+        f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} "
+        f"completions, {plan.allocation}. Files go to {run.root}"
     )
 
 
@@ -159,8 +173,12 @@ def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
     if plan.start_model:
         _say(
             console,
-            "What this shows: nothing here was pretrained; the start model learned from a corpus that is wrong more often "
-            "than right, the problems are generated, and GRPO saw only whether final answers were right.",
+            "What this shows: nothing here was pretrained. The start model learned generated problems from a corpus that "
+            "is wrong more often than right, and GRPO saw only whether final answers were right. Other problems than "
+            "generated ones are far beyond a model this small.",
         )
     _say(console, f"{seconds:.0f} s. Curves: {picture}  Checkpoint: {run.checkpoints / 'last'}")
-    _say(console, f"Next: look at {run.samples(result['steps'])}, or try another seed: ./run train seed={facts['seed'] + 1}")
+    _say(
+        console,
+        f"Next: look at {run.samples(result['steps'])}, or try another seed: ./run train seed={facts['seed'] + 1}",
+    )

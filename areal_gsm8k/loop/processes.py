@@ -8,7 +8,6 @@ own local launcher (areal/infra/launcher/local.py), which starts servers and tra
 import json
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,7 +37,9 @@ class RunProcesses:
         arguments = [str(SCRIPT), "--config", str(self.run.config)]
         if not self.embedded:
             command = [sys.executable, "-m", "areal.infra.launcher.local", *arguments]
-            self.trainers.append(Child("AReaL's launcher", command, self.run.logs / "launcher.log", self.plan.environment))
+            self.trainers.append(
+                Child("AReaL's launcher", command, self.run.logs / "launcher.log", self.plan.environment)
+            )
             return
         ranks = self.plan.allocation.train.devices
         port = _free_port()

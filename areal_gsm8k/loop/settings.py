@@ -15,7 +15,9 @@ def _explained(default, text: str):
 
 @dataclass
 class DataSettings:
-    train_rows: int | None = _explained(None, "Use only this many training rows; for generated problems, make this many.")
+    train_rows: int | None = _explained(
+        None, "Use only this many training rows; for generated problems, make this many."
+    )
     dev_rows: int | None = _explained(500, "Evaluate on this many rows of the dev split (null: on all of them).")
 
 
@@ -23,7 +25,9 @@ class DataSettings:
 class RewardSettings:
     accuracy: float = _explained(1.0, "Paid when math_parser judges the final answer right.")
     format: float = _explained(0.0, "Paid when the answer stands in a well-formed marker of `answer_format`.")
-    shuffled: bool = _explained(False, "Control run: permute the rewards within each batch, so that nothing can be learned.")
+    shuffled: bool = _explained(
+        False, "Control run: permute the rewards within each batch, so that nothing can be learned."
+    )
 
 
 @dataclass
@@ -38,10 +42,14 @@ class Settings:
     system_prompt: str | None = _explained(None, "System message before every question; null for none.")
     data: DataSettings = _explained(DataSettings, "How many rows are used.")
     reward: RewardSettings = _explained(RewardSettings, "What a completion is paid.")
-    embedded: EmbeddedSettings = _explained(EmbeddedSettings, "The embedded rollout server, used by `embedded` allocations.")
+    embedded: EmbeddedSettings = _explained(
+        EmbeddedSettings, "The embedded rollout server, used by `embedded` allocations."
+    )
     drop_groups_without_signal: bool = _explained(
-        False, "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true."
+        False,
+        "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true.",
     )
     max_empty_batches: int = _explained(
-        20, "With drop_groups_without_signal: stop the run after this many batches in a row in which no group had signal."
+        20,
+        "With drop_groups_without_signal: stop the run after this many batches in a row in which no group had signal.",
     )

@@ -78,11 +78,20 @@ class LiveView:
         if self.rows:
             row = self.rows[-1]
             mean = sum(r["reward"] for r in self.rows[-RECENT:]) / len(self.rows[-RECENT:])
-            view.add_row("reward", f"{row['reward']:.3f}  (last {RECENT}: {mean:.3f})", "tokens/s", f"{row['tokens_per_second']:.0f}")
-            view.add_row("groups without signal", f"{row['groups_without_signal']:.0%}", "truncated", f"{row['truncated']:.0%}")
+            view.add_row(
+                "reward",
+                f"{row['reward']:.3f}  (last {RECENT}: {mean:.3f})",
+                "tokens/s",
+                f"{row['tokens_per_second']:.0f}",
+            )
+            view.add_row(
+                "groups without signal", f"{row['groups_without_signal']:.0%}", "truncated", f"{row['truncated']:.0%}"
+            )
             view.add_row("staleness", f"{row['staleness']:.2f}", "completion tokens", f"{row['completion_tokens']:.0f}")
             view.add_row("entropy", f"{row.get('entropy') or 0:.3f}", "reward errors", str(row["reward_errors"]))
-            spent = "  ".join(f"{name.removeprefix('time/')} {row[name]:.2f}" for name in PHASES if row.get(name) is not None)
+            spent = "  ".join(
+                f"{name.removeprefix('time/')} {row[name]:.2f}" for name in PHASES if row.get(name) is not None
+            )
             view.add_row("seconds a step", f"{row['time/step']:.2f}", "of which", spent)
             view.add_row("time left", _clock(self.seconds_left()), "", "")
         if self._dev:

@@ -52,12 +52,19 @@ def table(summary: dict) -> Table:
     view.add_column("")
     for column in ("before", "after", "change"):
         view.add_column(column, justify="right")
-    names = {"accuracy": "accuracy", "accuracy_strict": "  strict", "format_rate": "format followed", "truncated": "truncated"}
+    names = {
+        "accuracy": "accuracy",
+        "accuracy_strict": "  strict",
+        "format_rate": "format followed",
+        "truncated": "truncated",
+    }
     for key, label in names.items():
         before, after = summary[f"{key}_before"], summary[f"{key}_after"]
         shown = [f"{before:.1%}", f"{after:.1%}"]
         if key == "accuracy":
-            shown = [f"{shown[i]} {_interval(summary[f'interval_{when}'])}" for i, when in enumerate(("before", "after"))]
+            shown = [
+                f"{shown[i]} {_interval(summary[f'interval_{when}'])}" for i, when in enumerate(("before", "after"))
+            ]
         view.add_row(label, *shown, f"{100 * (after - before):+.1f} points")
     view.add_row("questions gained / lost", "", f"{summary['gained']} / {summary['lost']}", "")
     return view

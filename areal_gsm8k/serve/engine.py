@@ -283,9 +283,10 @@ class Engine:
 
     def fail(self, error: Exception) -> None:
         """After a step that raised: every request it served ends with a 500, and the engine is as new."""
-        for request in (*self.running, *(r for r in self.joining if r.finish_reason is None)):
-            request.abort(f"{type(error).__name__}: {error}", status_code=500)
-            self._finish(request)
+        for request in (*self.running, *self.joining):
+            if request.finish_reason is None:
+                request.abort(f"{type(error).__name__}: {error}", status_code=500)
+                self._finish(request)
         self.running, self.joining = [], []
         self.slab = self.model.new_slab()
         self.recent.clear()

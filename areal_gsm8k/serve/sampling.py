@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .request import Request
 
 GREEDY_BELOW = 1e-6  # temperatures under this mean argmax, as in SGLang
+LARGEST_VOCABULARY = 1 << 20  # a top_k from here on cuts nothing (AReaL sends 10^8 for "all")
 UNSUPPORTED = ("regex", "json_schema", "ebnf", "structural_tag", "logit_bias", "stop_regex", "custom_params")
 IGNORED = ("spaces_between_special_tokens", "stream_interval")
 
@@ -55,7 +56,7 @@ class SamplingParams:
         derived = {
             "greedy": greedy,
             "divisor": 1.0 if cold else self.temperature,
-            "truncates": not greedy and (self.top_p < 1.0 or self.top_k > 1 or self.min_p > 0.0),
+            "truncates": not greedy and (self.top_p < 1.0 or 1 < self.top_k < LARGEST_VOCABULARY or self.min_p > 0.0),
             "penalises": bool(self.frequency_penalty or self.presence_penalty or self.min_new_tokens),
         }
         for name, value in derived.items():

@@ -269,6 +269,11 @@ def test_models_that_cannot_be_served_are_named(tmp_path):
     bare.save_pretrained(tmp_path / "bare")
     with pytest.raises(ModelError, match="cannot load"):
         Engine.from_pretrained(str(tmp_path / "bare"), device="cpu")
+    partial = transformers.Qwen2ForCausalLM(bare)
+    weights = {name: tensor for name, tensor in partial.state_dict().items() if "norm" not in name}
+    partial.save_pretrained(tmp_path / "bare", state_dict=weights)
+    with pytest.raises(ModelError, match=r"lacks .* weights"):  # never serve random ones in their place
+        Engine.from_pretrained(str(tmp_path / "bare"), device="cpu")
     config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
     transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
     with pytest.raises(ModelError, match="Mamba"):

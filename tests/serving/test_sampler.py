@@ -80,7 +80,8 @@ def test_parameters_from_json():
     assert parsed == SamplingParams(temperature=0.5, stop=("x",), seed=3)
     assert SamplingParams.parse(None) == SamplingParams()
     assert SamplingParams.parse({"max_new_tokens": None}).max_new_tokens is None
-    assert SamplingParams.parse({"top_k": int(1e8)}).truncates  # AReaL's "all": handled as the whole vocabulary
+    assert not SamplingParams.parse({"top_k": int(1e8)}).truncates  # AReaL's "all" must not cost a sort
+    assert SamplingParams.parse({"top_k": 50}).truncates
 
 
 @pytest.mark.parametrize(
