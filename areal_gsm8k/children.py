@@ -1,10 +1,10 @@
 """Child processes that never outlive us and never die unnoticed.
 
-A `Child` writes to a log file of its own; its death is reported with the command, how it ended and the log's tail. On
-Linux the kernel kills it when its parent dies; elsewhere, and for anything the kernel misses, the child watches its
-standard input, which the parent holds open (`die_with_parent`, called by the child).
+A `Child` writes to a log file of its own; its death is told with the command, how it ended and the log's tail. The
+child side calls `die_with_parent`, which ends it when its parent is gone, however that ended.
 """
 
+import contextlib
 import ctypes
 import os
 import shlex
@@ -12,9 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 TAIL_LINES = 25
+PARENT, KERNEL = "AREAL_GSM8K_PARENT", "AREAL_GSM8K_PARENT_DEATH_SIGNAL"  # environment of a child
+WATCH_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -22,40 +25,53 @@ class ChildDied(RuntimeError):
     """A child process ended that should not have; the message tells how and shows its log's tail."""
 
 
-def die_with_parent() -> None:
-    """In a child: have the kernel end this process when its parent ends (Linux), and leave at once if it already has."""
-    parent = os.environ.get("AREAL_GSM8K_PARENT")
-    if sys.platform == "linux":
+def die_with_parent() -> bool:
+    """In a child: end this process at once when the parent is gone. False, and nothing done, when a user started it.
+
+    A thread looks twice a second, on any system. On Linux the kernel is asked for SIGKILL as well; it watches the
+    *thread* that started us, so the parent asks for that only from its main thread.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return False
+    if os.environ.pop(KERNEL, None) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent and os.getppid() != int(parent):
+
+    def watch() -> None:
+        while _is_parent(int(parent)):
+            time.sleep(WATCH_SECONDS)
         os._exit(1)
 
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    return True
 
-def leave_at_end_of_input() -> None:
-    """In a child: end this process when standard input closes, which it does when the parent is gone."""
 
-    def watch():
-        while os.read(0, 4096):  # not sys.stdin: its lock would block the interpreter's end
-            pass
-        os._exit(1)
+def _is_parent(pid: int) -> bool:
+    """On POSIX an orphan is seen by its new parent, so a reused pid cannot fool it."""
+    if os.name == "posix":
+        return os.getppid() == pid
+    import psutil
 
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    return psutil.pid_exists(pid)
 
 
 class Child:
-    """A child process in a process group of its own, so that stopping it takes its own children along."""
+    """A child process in a session of its own: Ctrl-C does not reach it, and stopping it takes its children along."""
 
-    def __init__(self, name: str, command: list[str], log: Path, environment: dict[str, str] | None = None):
-        self.name, self.command, self.log = name, command, log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
+    def __init__(self, name: str, command: list[str], log: Path | str, environment: dict[str, str] | None = None):
+        self.name, self.command, self.log = name, command, Path(log)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        ours = {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        if threading.current_thread() is threading.main_thread():
+            ours[KERNEL] = "1"
+        with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=os.environ | (environment or {}) | {"AREAL_GSM8K_PARENT": str(os.getpid())},
-                start_new_session=True,  # Ctrl-C reaches us only; we end the children in order
+                env=os.environ | (environment or {}) | ours,
+                start_new_session=True,
             )
 
     @property
@@ -63,7 +79,7 @@ class Child:
         return self.process.pid
 
     def send_line(self, line: str) -> None:
-        """Write one line to the child's standard input, which stays open."""
+        """Write one line to the child's standard input."""
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
@@ -71,37 +87,49 @@ class Child:
         """None while it runs; negative when a signal ended it."""
         return self.process.poll()
 
-    def tail(self) -> str:
-        """The last lines of the log."""
-        lines = self.log.read_bytes().decode(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(lines[-TAIL_LINES:])
-
-    def obituary(self) -> str:
-        """How it ended, for a person."""
-        code = self.exit_code()
-        how = f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"exited with code {code}"
-        return (
-            f"{self.name} {how}.\n  command: {shlex.join(self.command)}\n  log: {self.log}, which ends:\n{self.tail()}"
-        )
-
     def check(self) -> None:
         """Raise ChildDied when it is no longer running."""
-        if self.exit_code() is not None:
-            raise ChildDied(self.obituary())
+        code = self.exit_code()
+        if code is not None:
+            how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+            raise ChildDied(self.report(how))
+
+    def report(self, what: str) -> str:
+        """`what` happened to it, its command, and its log's path and tail, for a person."""
+        return (
+            f"{self.name} {what}.\n  command: {shlex.join(self.command)}\n  log: {self.log}, which ends:\n{self.tail()}"
+        )
+
+    def tail(self) -> str:
+        """The last lines of the log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - 16384))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError as error:
+            return f"(not readable: {error})"
+        return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:]) or "    (empty)"
 
     def stop(self, patience: float = 3.0) -> None:
-        """End the process and its group: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""
-        self._signal_group(signal.SIGTERM)
-        try:
+        """End the process and its children: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""
+        self._signal_all(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            pass
-        self._signal_group(signal.SIGKILL)
+        self._signal_all(getattr(signal, "SIGKILL", signal.SIGTERM))
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # already gone
-            pass
+    def _signal_all(self, number: signal.Signals) -> None:
+        if os.name == "posix":
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # already gone
+                os.killpg(self.pid, number)
+        elif self.process.poll() is None:
+            self.process.terminate()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

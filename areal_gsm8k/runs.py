@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+FINISHED = "finished"  # the last phase of a run that ended well
+
 
 class RunError(RuntimeError):
     """A run directory that cannot be used; the message says what to do."""

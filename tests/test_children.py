@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from areal_gsm8k.children import Child, ChildDied
+from areal_gsm8k.children import Child, ChildDied, die_with_parent
 
 
 def python(code: str) -> list[str]:
@@ -21,13 +21,17 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.02)
 
 
+def died(child) -> str:
+    with pytest.raises(ChildDied) as death:
+        child.check()
+    return str(death.value)
+
+
 def test_a_death_tells_command_code_log_and_its_tail(tmp_path):
     child = Child("worker", python("print('last words'); raise SystemExit(7)"), tmp_path / "worker.log")
     child.process.wait()
-    with pytest.raises(ChildDied) as death:
-        child.check()
     for said in ("worker exited with code 7", "last words", str(tmp_path / "worker.log"), "raise SystemExit"):
-        assert said in str(death.value)
+        assert said in died(child)
     child.stop()
 
 
@@ -35,18 +39,21 @@ def test_a_signal_is_named(tmp_path):
     child = Child("worker", python("import time; time.sleep(60)"), tmp_path / "worker.log")
     os.kill(child.pid, signal.SIGKILL)
     child.process.wait()
-    assert "ended by SIGKILL" in child.obituary()
+    assert "ended by SIGKILL" in died(child)
     child.stop()
 
 
 def test_stop_takes_grandchildren_and_those_who_ignore_sigterm_along(tmp_path):
-    code = (
-        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print(p.pid, flush=True); time.sleep(60)"
-    )
+    code = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(grandchild.pid, flush=True)
+time.sleep(60)
+"""
     child = Child("worker", python(code), tmp_path / "worker.log")
-    wait_until(lambda: child.tail().strip())
-    grandchild = int(child.tail())
+    wait_until(lambda: child.log.read_text().strip())
+    grandchild = int(child.log.read_text())
     child.stop(patience=0.3)
     assert child.exit_code() == -signal.SIGKILL
     wait_until(lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie")
@@ -54,14 +61,19 @@ def test_stop_takes_grandchildren_and_those_who_ignore_sigterm_along(tmp_path):
 
 
 def test_children_die_with_a_killed_parent(tmp_path):
-    worker = (
-        "from areal_gsm8k.children import die_with_parent, leave_at_end_of_input; die_with_parent();"
-        "leave_at_end_of_input(); import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    )
-    parent_code = (
-        "import sys, time; from pathlib import Path; from areal_gsm8k.children import Child;"
-        f"Child('w', [sys.executable, '-c', {worker!r}], Path({str(tmp_path / 'w.log')!r})); time.sleep(60)"
-    )
+    worker = """
+import os, time
+from areal_gsm8k.children import die_with_parent
+assert die_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+    parent_code = f"""
+import sys, time
+from areal_gsm8k.children import Child
+child = Child("worker", [sys.executable, "-c", {worker!r}], {str(tmp_path / "w.log")!r})
+time.sleep(60)
+"""
     parent = subprocess.Popen(python(parent_code))
     log = tmp_path / "w.log"
     wait_until(lambda: log.exists() and log.read_text().strip())
@@ -71,10 +83,6 @@ def test_children_die_with_a_killed_parent(tmp_path):
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", seconds=5)
 
 
-def test_end_of_input_alone_ends_a_child():
-    code = (
-        "from areal_gsm8k.children import leave_at_end_of_input; leave_at_end_of_input(); import time; time.sleep(60)"
-    )
-    child = subprocess.Popen(python(code), stdin=subprocess.PIPE)
-    child.stdin.close()
-    assert child.wait(timeout=20) == 1
+def test_a_program_started_by_a_user_watches_nobody(monkeypatch):
+    monkeypatch.delenv("AREAL_GSM8K_PARENT", raising=False)
+    assert die_with_parent() is False

@@ -173,12 +173,12 @@ def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
     if plan.start_model:
         _say(
             console,
-            "What this shows: nothing here was pretrained. The start model learned generated problems from a corpus that "
-            "is wrong more often than right, and GRPO saw only whether final answers were right. Other problems than "
-            "generated ones are far beyond a model this small.",
+            "What this shows: nothing here was pretrained. The start model learned generated problems from a corpus "
+            "that is wrong more often than right, and GRPO saw only whether final answers were right. Other problems "
+            "than generated ones are far beyond a model this small.",
         )
     _say(console, f"{seconds:.0f} s. Curves: {picture}  Checkpoint: {run.checkpoints / 'last'}")
     _say(
         console,
-        f"Next: look at {run.samples(result['steps'])}, or try another seed: ./run train seed={facts['seed'] + 1}",
+        f"Next: look at {run.samples(result['steps'])}, or run ./run train seed={facts['seed'] + 1}",
     )

@@ -12,7 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from areal_gsm8k.children import die_with_parent, leave_at_end_of_input
+from areal_gsm8k.children import die_with_parent
 
 
 def main() -> None:
@@ -23,7 +23,6 @@ def main() -> None:
     go = sys.stdin.buffer.raw.readline()
     if not go:
         sys.exit("the launcher ended before training could start")
-    leave_at_end_of_input()
     os.environ |= json.loads(go)["environment"]
     sys.path.insert(0, str(Path(script).resolve().parent))
     sys.argv = [script, *arguments]

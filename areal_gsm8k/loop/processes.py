@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from areal_gsm8k.children import Child, ChildDied
+from areal_gsm8k.children import Child
 from areal_gsm8k.loop.config import PROJECT, Plan
-from areal_gsm8k.runs import Run
+from areal_gsm8k.runs import FINISHED, Run
 from areal_gsm8k.serve.process import ServerProcess
 
 SCRIPT = PROJECT / "train_grpo.py"
@@ -57,7 +57,7 @@ class RunProcesses:
         options = self.plan.values["embedded"]
         for index in range(self.plan.allocation.rollout.data):
             self.servers.append(
-                ServerProcess.start(
+                ServerProcess(
                     self.plan.get("actor.path"),
                     self.run.logs / f"server_{index}.log",
                     threads=options["threads"],
@@ -75,16 +75,15 @@ class RunProcesses:
 
     def running(self) -> bool:
         """False once every trainer has ended well. Raises ChildDied when anything ended otherwise."""
-        for trainer in self.trainers:
-            if trainer.exit_code() not in (None, 0):
-                raise ChildDied(trainer.obituary())
-        if all(trainer.exit_code() == 0 for trainer in self.trainers):
-            return False
-        for server in self.servers:
-            death = server.poll_death()
-            if death:
-                raise ChildDied(death)
-        return True
+        unfinished = [trainer for trainer in self.trainers if trainer.exit_code() != 0]
+        for trainer in unfinished:
+            if not self.embedded and trainer.exit_code() and self.run.status().get("phase") == FINISHED:
+                return False  # AReaL's launcher ends with an error also after a trainer that ended well
+            trainer.check()
+        if unfinished:
+            for server in self.servers:
+                server.check()
+        return bool(unfinished)
 
     def stop(self) -> None:
         for child in [*self.trainers, *self.servers]:

@@ -26,7 +26,7 @@ from areal_gsm8k.loop.batch_rows import evaluation_metrics, sample_rows, step_me
 from areal_gsm8k.loop.settings import Settings
 from areal_gsm8k.loop.workflow import GroupFilter
 from areal_gsm8k.records import RecordReader
-from areal_gsm8k.runs import Run, append_lines, to_lines, write_atomically
+from areal_gsm8k.runs import FINISHED, Run, append_lines, to_lines, write_atomically
 
 POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
 
@@ -71,7 +71,7 @@ class GSM8KTrainer(PPOTrainer):
         if self.evaluated_version != self.actor.get_version():
             self._evaluate_alone(eval_workflow)
         self._save("last")
-        self._status("finished")
+        self._status(FINISHED)
 
     # What AReaL creates
 

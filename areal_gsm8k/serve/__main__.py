@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 
-from .parent import die_with
+from areal_gsm8k.children import die_with_parent
 
 log = logging.getLogger("areal_gsm8k.serve")
 
@@ -33,8 +33,6 @@ def arguments() -> argparse.Namespace:
     add("--context-length", type=int, help="prompt and answer together, in tokens (default: the model's)")
     add("--seed", type=int, default=0, help="of requests that carry no sampling_seed")
     add("--threads", type=int, default=1, help="torch threads on CPU; one is fastest for tiny models")
-    add("--parent-pid", type=int, help="exit when this process is gone")
-    add("--parent-death-signal", action="store_true", help="also let the Linux kernel see to that")
     add("--ready-file", help="write {host, port, pid} here once the port is bound")
     return parser.parse_args()
 
@@ -69,8 +67,7 @@ async def serve(args: argparse.Namespace, engine, listening: socket.socket) -> i
     stop = asyncio.Event()
     if os.name == "posix":
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        # A child leaves Ctrl-C to its parent, which ends it when it is ready to.
-        loop.add_signal_handler(signal.SIGINT, (lambda: None) if args.parent_pid else stop.set)
+        loop.add_signal_handler(signal.SIGINT, stop.set)
     worker = EngineThread(engine, loop, on_failure=stop.set)
     worker.start()
     runner = web.AppRunner(Api(worker).app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
@@ -91,8 +88,7 @@ def main() -> int:
     started = time.monotonic()
     args = arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    if args.parent_pid:
-        die_with(args.parent_pid, args.parent_death_signal)
+    die_with_parent()
 
     def refuse(message: str) -> int:
         print(f"error: {message}", file=sys.stderr, flush=True)

@@ -52,7 +52,7 @@ def launch(tmp_path_factory):
 
     def start(path: str) -> str:
         log = tmp_path_factory.mktemp("server") / "server.log"
-        running.append(ServerProcess.start(path, str(log), context_length=1024, max_running_requests=64))
+        running.append(ServerProcess(path, str(log), context_length=1024, max_running_requests=64))
         running[-1].wait_healthy(timeout=120)
         return running[-1].url
 

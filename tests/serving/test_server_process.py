@@ -10,7 +10,8 @@ import time
 import psutil
 import pytest
 
-from areal_gsm8k.serve.process import ServerDied, ServerProcess
+from areal_gsm8k.children import ChildDied
+from areal_gsm8k.serve.process import ServerProcess
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
 
@@ -28,46 +29,45 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
 
 
 def test_missing_model(tmp_path):
-    with pytest.raises(ServerDied) as death:
-        ServerProcess.start(str(tmp_path / "nowhere"), str(tmp_path / "logs" / "server.log"))
+    with pytest.raises(ChildDied) as death:
+        ServerProcess(str(tmp_path / "nowhere"), str(tmp_path / "logs" / "server.log"))
     message = str(death.value)
     assert f"error: model path {tmp_path / 'nowhere'} does not exist" in message
-    assert "exit code 2" in message
+    assert "exited with code 2" in message
     assert "areal_gsm8k.serve" in message
     assert str(tmp_path / "logs" / "server.log") in message
     assert "Traceback" not in message
 
 
 def test_a_folder_that_holds_no_model(tmp_path):
-    with pytest.raises(ServerDied, match=r"has no config\.json"):
-        ServerProcess.start(str(tmp_path), str(tmp_path / "server.log"))
+    with pytest.raises(ChildDied, match=r"has no config\.json"):
+        ServerProcess(str(tmp_path), str(tmp_path / "server.log"))
 
 
 def test_occupied_port(folder, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServerDied, match=f"port {port} on 127.0.0.1 is in use"):
-            ServerProcess.start(folder, str(tmp_path / "server.log"), port=port)
+        with pytest.raises(ChildDied, match=f"port {port} on 127.0.0.1 is in use"):
+            ServerProcess(folder, str(tmp_path / "server.log"), port=port)
 
 
 def test_killed_server_is_reported_with_its_log(folder, tmp_path):
-    server = ServerProcess.start(folder, str(tmp_path / "server.log"))
+    server = ServerProcess(folder, str(tmp_path / "server.log"))
     assert server.port > 0
     assert server.url == f"http://127.0.0.1:{server.port}"
-    assert server.poll_death() is None
-    with server.log_path.open("a") as log:
+    server.check()
+    with server.log.open("a") as log:
         log.write("the last words\n")
     os.kill(server.pid, signal.SIGKILL)
-    with pytest.raises(ServerDied) as death:
+    with pytest.raises(ChildDied) as death:
         server.wait_healthy(timeout=60)
-    assert str(death.value) == server.poll_death()
-    assert "killed by signal 9 (SIGKILL)" in str(death.value)
+    assert "rollout server was ended by SIGKILL" in str(death.value)
     assert "the last words" in str(death.value)
     server.stop()  # harmless
 
 
 def test_stop_ends_it_and_leaves_no_file(folder, tmp_path):
-    with ServerProcess.start(folder, str(tmp_path / "server.log")) as server:
+    with ServerProcess(folder, str(tmp_path / "server.log")) as server:
         pid = server.pid
     assert gone(pid)
     assert [p.name for p in tmp_path.iterdir()] == ["server.log"]
@@ -78,9 +78,13 @@ def test_the_server_dies_with_its_parent(folder, tmp_path, thread):
     """Also when a thread other than the parent's main one started it and has ended since."""
     program = f"""
 import sys, threading, time
+from areal_gsm8k.children import ChildDied
 from areal_gsm8k.serve.process import ServerProcess
+keep = []
 def start():
-    print(ServerProcess.start({folder!r}, {str(tmp_path / "server.log")!r}).pid, flush=True)
+    server = ServerProcess({folder!r}, {str(tmp_path / "server.log")!r})
+    keep.append(server)
+    print(server.pid, flush=True)
 if {thread!r} == "main":
     start()
 else:
