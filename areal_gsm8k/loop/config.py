@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from areal_gsm8k import prompts, tiny
-from areal_gsm8k.loop import allocation
+from areal_gsm8k.loop import allocation, capacity
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
 from areal_gsm8k.loop.settings import Settings
@@ -195,6 +195,7 @@ def check_values(values: dict, alloc: Allocation) -> None:
     batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
     if batch % ranks:
         raise ConfigError(f"train_dataset.batch_size={batch} must be a multiple of the {ranks} data-parallel trainers.")
+    capacity.check(values["rollout"], batch, ranks)
     gconfig, budget = values["gconfig"], values["actor"]["mb_spec"]["max_tokens_per_mb"]
     if gconfig["n_samples"] < 2:
         raise ConfigError(
