@@ -1,0 +1,13 @@
+import re
+
+from areal_gsm8k.loop.batch_rows import AREAL_STATS, evaluation_metrics, step_metrics
+from areal_gsm8k.loop.config import PROJECT
+
+
+def test_the_table_names_every_metric_and_no_other():
+    table = re.findall(r"^\| `([^`]+)` \|", (PROJECT / "docs" / "metrics.md").read_text(), flags=re.MULTILINE)
+    areal = {key: 1.0 for key in AREAL_STATS.values()}
+    sample = {"group": "a", "reward": 1.0, "lenient": True, "strict": True, "formatted": True, "truncated": False,
+              "completion_tokens": 3, "versions": [0]}  # fmt: skip
+    produced = ["step", "epoch", *step_metrics([sample], [], areal, version=0, seconds=1.0), *evaluation_metrics([])]
+    assert sorted(table) == sorted(produced)
