@@ -9,6 +9,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--sglang", action="store_true", help="also test against real SGLang, installed in .venv.sglang")
+
+
 @pytest.fixture(scope="session")
 def untrained_model(tmp_path_factory):
     """Folder of a tiny random Qwen2 with its tokenizer."""

@@ -1,15 +1,22 @@
 """A tiny random Qwen2 with a tokenizer, the server under test, and Hugging Face itself as the reference.
 
-The contract (test_generation, test_controls) speaks HTTP only. ``launch`` is the one place that knows which server it
-speaks to, so another server of the same interface can take the embedded one's place.
+The contract (test_generation, test_controls) speaks HTTP only, through ``client``: the embedded server and, with
+--sglang, real SGLang, one after the other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hf_reference import Reference, save_model, save_tokenizer
 from sglang_client import Client
+from sglang_server import SGLangServer
+
+from areal_gsm8k.serve.process import ServerProcess
+
+LIMITS = {"context_length": 1024, "max_running_requests": 64}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,26 +51,35 @@ def other_reference(other_folder) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory):
-    """launch(folder) -> url of a server under test, ended with the session."""
-    from areal_gsm8k.serve.process import ServerProcess
-
-    running = []
-
-    def start(path: str) -> str:
-        log = tmp_path_factory.mktemp("server") / "server.log"
-        running.append(ServerProcess(path, str(log), context_length=1024, max_running_requests=64))
-        running[-1].wait_healthy(timeout=120)
-        return running[-1].url
-
-    yield start
-    for server in running:
-        server.stop()
+def embedded(tmp_path_factory, folder) -> Iterator[Client]:
+    """Our own server, one for the session."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with ServerProcess(folder, log, **LIMITS) as server:
+        server.wait_healthy(timeout=120)
+        yield Client(server.url)
 
 
 @pytest.fixture(scope="session")
-def client(launch, folder) -> Client:
-    return Client(launch(folder))
+def sglang(tmp_path_factory, folder) -> Iterator[Client]:
+    """Real SGLang, one for the session."""
+    log = tmp_path_factory.mktemp("sglang") / "server.log"
+    with SGLangServer(folder, log, **LIMITS) as server:
+        server.wait_healthy()
+        yield Client(server.url)
+        server.check()  # still alive after all that was sent to it
+
+
+def pytest_generate_tests(metafunc):
+    """A test that asks for ``client`` runs against each server."""
+    if "client" in metafunc.fixturenames:
+        servers = ["embedded", "sglang"] if metafunc.config.getoption("--sglang") else ["embedded"]
+        metafunc.parametrize("client", servers, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def client(request) -> Client:
+    """The server under test."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
