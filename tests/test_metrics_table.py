@@ -6,7 +6,7 @@ from areal_gsm8k.loop.config import PROJECT
 
 def test_the_table_names_every_metric_and_no_other():
     table = re.findall(r"^\| `([^`]+)` \|", (PROJECT / "docs" / "metrics.md").read_text(), flags=re.MULTILINE)
-    areal = {key: 1.0 for key in AREAL_STATS.values()}
+    areal = dict.fromkeys(AREAL_STATS.values(), 1.0)
     sample = {"group": "a", "reward": 1.0, "lenient": True, "strict": True, "formatted": True, "truncated": False,
               "completion_tokens": 3, "versions": [0]}  # fmt: skip
     produced = ["step", "epoch", *step_metrics([sample], [], areal, version=0, seconds=1.0), *evaluation_metrics([])]

@@ -254,6 +254,22 @@ def test_where_torch_comes_from(clone, settings, expected):
     assert re.search(expected, installs[the_set - 1]), installs
 
 
+def test_real_sglang_gets_an_environment_of_its_own(clone):
+    assert clone.run("test", "-x")[0] == 0
+    assert not (clone.root / ".venv.sglang").exists()
+    (clone.root / ".venv" / "untouched").touch()
+    status, errors = clone.run("test", "--sglang", "-x")
+    assert status == 0, errors
+    installs = clone.called("^uv")
+    assert all("/.venv.sglang/bin/python" in call for call in installs)
+    assert re.search(r"torch==[\d.]+$", installs[-2]), installs
+    assert installs[-1].endswith("requirements/sglang-cpu.txt")
+    assert (clone.root / ".venv" / "untouched").exists()
+    assert clone.called("^python -m pytest --sglang -x$")
+    assert clone.run("test", "--sglang")[0] == 0
+    assert not clone.called("^uv|-m venv")
+
+
 def test_pip_settings_are_handed_on():
     spec = importlib.util.spec_from_file_location("pip_settings", ROOT / "requirements" / "pip_settings.py")
     pip_settings = importlib.util.module_from_spec(spec)

@@ -1,13 +1,13 @@
 """Arithmetic that decides whether a run can go on for ever, checked when the configuration is read.
 
 AReaL admits a new prompt only while `accepted + running < (max_head_offpolicyness + version + 1) * consumer_batch_size`
-(areal/infra/staleness_manager.py, per data-parallel rank). A step needs a whole batch accepted, so a consumer batch size
-below the training batch makes some step wait for ever; nothing in AReaL says so.
+(areal/infra/staleness_manager.py, per data-parallel rank). A step needs a whole batch accepted, so a consumer batch
+size below the training batch makes some step wait for ever; nothing in AReaL says so.
 """
 
 from areal_gsm8k.loop.schema import ConfigError
 
-QUEUE_FACTOR = 16  # AReaL's queue: rollout.queue_size, or this many times max_concurrent_rollouts (workflow_executor.py)
+QUEUE_FACTOR = 16  # AReaL: rollout.queue_size, or this many times max_concurrent_rollouts (workflow_executor.py)
 
 
 def check(rollout: dict, batch_size: int, ranks: int) -> None:

@@ -1,0 +1,1 @@
+"""Stands in for sglang-kernel, which is built for NVIDIA GPUs; sglang imports kvcacheio by name wherever it runs."""
