@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 TAIL_LINES = 25
 PARENT, KERNEL = "AREAL_GSM8K_PARENT", "AREAL_GSM8K_PARENT_DEATH_SIGNAL"  # environment of a child
 WATCH_SECONDS = 0.5
@@ -25,21 +27,23 @@ class ChildDied(RuntimeError):
     """A child process ended that should not have; the message tells how and shows its log's tail."""
 
 
-def die_with_parent() -> bool:
+def die_with_parent(take_children: bool = False) -> bool:
     """In a child: end this process at once when the parent is gone. False, and nothing done, when a user started it.
 
-    A thread looks twice a second, on any system. On Linux the kernel is asked for SIGKILL as well; it watches the
-    *thread* that started us, so the parent asks for that only from its main thread.
+    A thread looks twice a second, on any system, and can take our own children along. Without those, on Linux, the
+    kernel is asked for SIGKILL too; it watches the *thread* that started us, so the parent asks from its main thread.
     """
     parent = os.environ.pop(PARENT, None)
     if parent is None:
         return False
-    if os.environ.pop(KERNEL, None) and sys.platform == "linux":
+    if os.environ.pop(KERNEL, None) and sys.platform == "linux" and not take_children:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while _is_parent(int(parent)):
             time.sleep(WATCH_SECONDS)
+        if take_children:
+            _kill(psutil.Process().children(recursive=True))
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
@@ -48,11 +52,13 @@ def die_with_parent() -> bool:
 
 def _is_parent(pid: int) -> bool:
     """On POSIX an orphan is seen by its new parent, so a reused pid cannot fool it."""
-    if os.name == "posix":
-        return os.getppid() == pid
-    import psutil
+    return os.getppid() == pid if os.name == "posix" else psutil.pid_exists(pid)
 
-    return psutil.pid_exists(pid)
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Child:
@@ -61,6 +67,7 @@ class Child:
     def __init__(self, name: str, command: list[str], log: Path | str, environment: dict[str, str] | None = None):
         self.name, self.command, self.log = name, command, Path(log)
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._family: set[psutil.Process] = set()
         ours = {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         if threading.current_thread() is threading.main_thread():
             ours[KERNEL] = "1"
@@ -112,10 +119,13 @@ class Child:
 
     def stop(self, patience: float = 3.0) -> None:
         """End the process and its children: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._family |= set(psutil.Process(self.pid).children(recursive=True))  # some are in sessions of their own
         self._signal_all(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
         self._signal_all(getattr(signal, "SIGKILL", signal.SIGTERM))
+        _kill(list(self._family))
         self.process.wait()
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()

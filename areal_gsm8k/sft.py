@@ -8,17 +8,16 @@ Shapes: B sequences a batch, T tokens of the longest one, padded on the right.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from areal_gsm8k import checkpoints
 from areal_gsm8k.prompts import completion_ids, prompt_ids
 
 WINDOW = 16  # batches sorted by length together: the padding goes, the order stays nearly random
@@ -199,30 +198,12 @@ def train(
 def save(model, tokenizer, folder: str | os.PathLike) -> Path:
     """Write model and tokenizer to `folder` in Hugging Face format: all of it or nothing. Replaces what was there.
 
-    Done in a sibling folder that is renamed at the end. Old versions of transformers can load the result: the chat
-    template stays inside tokenizer_config.json, and what transformers 5 renamed there gets its old name.
+    Old versions of transformers can load the result: the chat template stays inside tokenizer_config.json.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part, save_jinja_files=False)
-    config_file = part / "tokenizer_config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        config["additional_special_tokens"] = config.pop("extra_special_tokens", [])
-        config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    for file in part.iterdir():
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
+    unfinished = checkpoints.partial(Path(folder))
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished, save_jinja_files=False)
+    return checkpoints.finish(unfinished, Path(folder))

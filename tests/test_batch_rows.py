@@ -12,7 +12,8 @@ def group(ids, versions, prox, old, advantages):
         "loss_mask": torch.tensor([[0, 1, 1, 0]] * n),
         "versions": torch.tensor([[-1, -1, *v] for v in versions]),
         "prox_logp": torch.tensor([[9.0, *p, 9.0] for p in prox]),
-        "logprobs": torch.tensor([[0.0, *o, 0.0] for o in old]),
+        "rollout_logprobs": torch.tensor([[0.0, *o, 0.0] for o in old]),
+        "rewards": torch.tensor([1.0] + [0.0] * (n - 1)),
         "advantages": torch.tensor([[0.0, a, a, 0.0] for a in advantages]),
     }
 
@@ -28,7 +29,9 @@ def test_gap_is_split_by_whether_the_token_is_of_the_current_version():
     assert rows[0]["logprob_gap_current"] == pytest.approx(0.25)  # only the token of version 4
     assert rows[1]["logprob_gap"] == pytest.approx(2.0)
     assert rows[1]["logprob_gap_current"] is None
+    assert rows[0]["logprob_drift"] == pytest.approx(0.375)
     assert [row["advantage"] for row in rows] == [0.5, -0.5]
+    assert [row["reward"] for row in rows] == [1.0, 0.0]
     assert {row["group"] for row in rows} == {"1-0"}
 
 
@@ -48,12 +51,14 @@ def test_step_metrics_count_groups_errors_and_staleness():
     assert metrics["staleness"] == 0.5 and metrics["staleness_max"] == 1
     assert metrics["reward_errors"] == 1 and metrics["rejected_samples"] == 2
     assert metrics["tokens_per_second"] == 20.0
+    evaluated = step_metrics(samples, [], {"timeperf/eval": 1.0}, version=3, seconds=2.0)
+    assert evaluated["tokens_per_second"] == 40.0 and evaluated["time/step"] == 2.0
     assert metrics["time/rollout"] == 0.5 and "entropy" not in metrics
 
 
 def test_an_ungradable_dev_completion_is_an_error_and_not_right():
     right = {"lenient": True, "strict": True, "formatted": True, "truncated": False, "completion_tokens": 4}
-    failed = {"error": "x", "truncated": False, "completion_tokens": 4}
+    failed = {"error": "x"}
     metrics = evaluation_metrics([right, failed])
     assert metrics["dev/accuracy"] == 0.5 and metrics["dev/errors"] == 1 and metrics["dev/n"] == 2
     assert evaluation_metrics([])["dev/accuracy"] is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from areal_gsm8k.loop.config import BASE, CPU_OVERLAY, PROJECT, make_plan
+from areal_gsm8k.loop.config import BASE, CPU_OVERLAY, PROJECT, make_plan, mask_secrets
 from areal_gsm8k.loop.schema import ConfigError
 
 
@@ -59,7 +59,7 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
     for section in ("rollout", "actor", "saver", "stats_logger", "evaluator", "recover"):
         assert made.get(f"{section}.experiment_name") == "tiny-grpo"
     assert made.get("cluster.fileroot") == str(tmp_path / "tiny-grpo" / "t0" / "areal")
-    assert made.get("runs_dir") is None and "lr" not in made.values["actor"]
+    assert "lr" not in made.values["actor"]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,19 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("actor.mb_spec.max_tokens_per_mb=40", "max_new_tokens"),
         ("drop_groups_without_signal=true", "dynamic_bs=true"),
         ("cluster.fileroot=/x", "runs_dir"),
+        ("runs_dir=", "runs_dir"),
+        ("actor.lr=null", "actor.optimizer.lr must not be null"),
+        ("actor.mb_spec.max_tokens_per_mb=null", "max_tokens_per_mb=None"),
+        ("experiment_name=${nope}", "nope"),
+        ("rollout.backend=5", "rollout.backend='5'"),
+        ("data.dev_rows=0", "data.dev_rows=0: at least 1"),
+        ("data.train_rows=-5", "data.train_rows=-5: at least 1"),
+        ("train_dataset.batch_size=0", "train_dataset.batch_size=0: at least 1"),
+        ("actor.kl_ctl=0.1", "without a `ref` section"),
+        ("actor.use_lora=true", "single controller"),
+        ("scheduler.type=local", "single controller"),
+        ("actor.weight_update_mode=xccl", "set it to disk"),
+        ("rollout.consumer_batch_size=4", "wait for ever"),
         ("trial_name=a/b", "trial_name='a/b'"),
         ("seed", "key=value"),
         ("actor.lr=[1", "cannot be read"),
@@ -109,6 +122,29 @@ def test_secrets_go_to_the_environment_only():
     made = plan("stats_logger.wandb.wandb_api_key=planted-key")
     assert made.environment == {"WANDB_API_KEY": "planted-key"}
     assert "planted-key" not in made.to_yaml()
+
+
+def test_a_number_is_a_fine_name(tmp_path):
+    assert plan(f"runs_dir={tmp_path}", "trial_name=1").run_dir == tmp_path / "tiny-grpo" / "1"
+
+
+def test_several_ranks_need_batches_that_can_be_shared_out():
+    two = ("allocation_mode=embedded.d2+fsdp.d2",)
+    plan(*two)
+    for override, said in [
+        ("dynamic_bs=true", "dynamic_bs=true with 2 data-parallel trainers"),
+        ("train_dataset.batch_size=7", "train_dataset.batch_size=7 must be a multiple"),
+        ("valid_dataset.batch_size=7", "valid_dataset.batch_size=7 must be a multiple"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            plan(*two, override)
+        assert said in str(error.value)
+
+
+def test_secrets_on_the_command_line_are_masked():
+    typed = ["train", "stats_logger.wandb.wandb_api_key=planted", "+stats_logger.swanlab.api_key=planted", "seed=1"]
+    masked = mask_secrets(typed)
+    assert "planted" not in " ".join(masked) and masked[0] == "train" and masked[3] == "seed=1"
 
 
 def test_composing_imports_neither_areal_nor_torch():

@@ -18,7 +18,8 @@ pytest.importorskip("areal", reason="areal is not installed")
         (["actor.path=./no/such/model"], "actor.path='./no/such/model': no config.json there"),
         (["train_dataset.path=./missing.jsonl"], "missing.jsonl"),
         (["gconfig.n_sampels=4"], "Did you mean 'gconfig.n_samples'?"),
-        (["train_dataset.batch_size=4000"], "fewer than one batch"),
+        (["data.train_rows=4"], "fewer than one batch"),
+        (["actor.path=no-org/no-such-model"], "actor.path='no-org/no-such-model'"),
     ],
 )
 def test_a_mistake_stops_before_anything_starts(tmp_path, arguments, said):
@@ -33,6 +34,9 @@ def test_a_malformed_data_file_is_named_with_its_line(tmp_path):
     file.write_text('{"question": "1+1?", "answer": "#### 2"}\n{"question": oops}\n')
     done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
     assert done.returncode == 2 and str(file) in done.stdout and "2" in done.stdout.split(str(file))[1][:20]
+    file.write_text('{"question": "1+1?", "answer": "#### apple"}\n' * 100)
+    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
+    assert done.returncode == 2 and "#### apple" in done.stdout and "Traceback" not in done.stdout
     file.write_text("")
     done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
     assert done.returncode == 2 and str(file) in done.stdout and "Traceback" not in done.stdout

@@ -14,7 +14,7 @@ def spmd(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     from areal_gsm8k.loop.processes import _free_port, _spmd_environment
 
-    for name, value in _spmd_environment(0, 1, _free_port()).items():
+    for name, value in (_spmd_environment(0, 1) | {"MASTER_PORT": str(_free_port())}).items():
         patch.setenv(name, value)
     yield
     torch.distributed.destroy_process_group()

@@ -7,7 +7,15 @@ from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
 from areal_gsm8k.runs import Run, append_lines, to_lines, write_atomically
 
-FACTS = {"format": "hash", "model": "m", "data": "d", "wall_seconds": 1.0, "command": "./run train"}
+FACTS = {
+    "split": "dev",
+    "decoding": "greedy",
+    "format": "hash",
+    "model": "m",
+    "data": "d",
+    "wall_seconds": 1.0,
+    "command": "./run train",
+}
 
 
 def dev_rows(right: list[bool]) -> list[dict]:
@@ -61,7 +69,7 @@ def test_the_table_shows_rates_intervals_and_change(run):
     console = Console(file=io.StringIO(), width=120)
     console.print(summary.table(summary.build(run, FACTS)))
     shown = console.file.getvalue()
-    for said in ("25.0% [", "75.0% [", "+50.0 points", "3 / 1", "4 held-out problems"):
+    for said in ("25.0% [", "75.0% [", "+50.0 points", "3 / 1", "4 dev problems, greedy"):
         assert said in shown
 
 

@@ -28,6 +28,7 @@ def test_our_settings_do_not_shadow_areals_keys():
         ({"actor": None}, "actor must not be null"),
         ({"gconfig": 3}, "gconfig takes a section"),
         ({"answer_format": None}, "answer_format must not be null"),
+        ({"gconfig.n_samples": 16}, "in a file write gconfig: {n_samples: ...}"),
     ],
 )
 def test_a_wrong_key_or_type_is_named_with_the_nearest_right_one(values, said):
@@ -41,7 +42,6 @@ def test_right_keys_pass():
         {
             "actor": {"optimizer": {"lr": 1}, "adv_norm": None, "mb_spec": {"max_tokens_per_mb": "${x}"}},
             "total_train_steps": None,
-            "actor.path": "x",
             "train_dataset": {"dataset_kwargs": {"anything": {"goes": 1}}},
         }
     )

@@ -6,11 +6,13 @@ import re
 import pytest
 from runner import train
 
+from areal_gsm8k.loop.config import PROJECT
 from areal_gsm8k.runs import Run, read_lines
 
 pytest.importorskip("areal", reason="areal is not installed")
 
 STEPS = 24
+DROPPING = PROJECT / "configs" / "algorithms" / "drop_groups_without_signal.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +133,46 @@ def test_at_learning_rate_zero_rollout_and_trainer_agree(tmp_path, start_model):
     assert len(gaps) == 192 and max(gaps) < 1e-4
     summary = run.read_summary()
     assert summary["accuracy_before"] == summary["accuracy_after"] and summary["gained"] == summary["lost"] == 0
+
+
+def test_groups_without_signal_can_be_dropped(tmp_path, start_model):
+    done = train(
+        "--config", str(DROPPING), f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}",
+        "total_train_steps=6", "data.dev_rows=32",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    run = Run(tmp_path / "tiny-grpo" / "t")
+    rows = [row for row in run.read_metrics() if "reward" in row]
+    assert len(rows) == 6 and all(row["groups_without_signal"] == 0 for row in rows)
+    assert min(row["groups"] for row in rows) < 8  # some were dropped
+    rejected, _ = read_lines(run.rejected)
+    assert rejected and all("no signal" in row["rejected"] for row in rejected)
+    assert sum(row["rejected_samples"] for row in rows) <= len(rejected)
+
+
+def test_a_model_that_is_never_right_stops_with_the_reason_when_groups_are_dropped(tmp_path, untrained_model):
+    done = train(
+        "--config", str(DROPPING), f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={untrained_model}",
+        "max_empty_batches=2", "data.dev_rows=32",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "3 batches in a row held no group worth training on" in done.stdout
+    rejected, _ = read_lines(Run(tmp_path / "tiny-grpo" / "t").rejected)
+    assert len(rejected) >= 3 * 64
+
+
+def test_two_trainers_and_two_servers_learn_as_one_does(tmp_path, start_model):
+    done = train(
+        f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "allocation_mode=embedded.d2+fsdp.d2",
+        "total_train_steps=20", "data.dev_rows=300", "evaluator.freq_steps=20",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    run = Run(tmp_path / "tiny-grpo" / "t")
+    summary = run.read_summary()
+    assert summary["n"] == 300 and summary["accuracy_after"] - summary["accuracy_before"] > 0.10
+    for row in run.read_metrics()[1:21]:
+        samples, _ = read_lines(run.samples(row["step"]))
+        assert len({sample["id"] for sample in samples}) == 64
+        assert {sample["group"].split("-")[0] for sample in samples} == {"0", "1"}
+    for server in (0, 1):
+        assert (run.logs / f"server_{server}.log").stat().st_size > 0

@@ -9,7 +9,7 @@ from areal.api import ModelResponse  # noqa: E402
 from areal.api.cli_args import GenerationHyperparameters  # noqa: E402
 
 from areal_gsm8k.loop import workflow  # noqa: E402
-from areal_gsm8k.loop.settings import RewardSettings  # noqa: E402
+from areal_gsm8k.loop.settings import RewardSettings, Settings  # noqa: E402
 from areal_gsm8k.loop.workflow import GroupFilter, GSM8KWorkflow  # noqa: E402
 from areal_gsm8k.records import RecordReader  # noqa: E402
 
@@ -43,16 +43,20 @@ def tokenizer(untrained_model):
     return AutoTokenizer.from_pretrained(untrained_model)
 
 
+def flow(tokenizer, folder, **settings):
+    return GSM8KWorkflow(
+        tokenizer, GenerationHyperparameters(max_new_tokens=8), Settings(answer_format="hash", **settings), folder
+    )
+
+
 def episode(tokenizer, folder, completion, reward=None, **engine):
     fake = FakeEngine(tokenizer, completion, **engine)
-    flow = GSM8KWorkflow(
-        tokenizer, GenerationHyperparameters(max_new_tokens=8), "hash", reward or RewardSettings(), folder
-    )
-    return asyncio.run(flow.arun_episode(fake, ROW)), fake, flow
+    made = flow(tokenizer, folder, reward=reward or RewardSettings())
+    return asyncio.run(made.arun_episode(fake, ROW)), fake
 
 
 def test_tensors_are_areals_rlvr_tensors_plus_the_id(tokenizer, tmp_path):
-    sample, fake, _ = episode(tokenizer, tmp_path, "total 5\n#### 5")
+    sample, fake = episode(tokenizer, tmp_path, "total 5\n#### 5")
     prompt, n = len(fake.requests[0].input_ids), len(fake.output)
     shapes = {name: tuple(tensor.shape) for name, tensor in sample.items()}
     sequence = (1, prompt + n)
@@ -67,7 +71,7 @@ def test_tensors_are_areals_rlvr_tensors_plus_the_id(tokenizer, tmp_path):
 
 
 def test_the_record_joins_by_id_and_tells_the_whole_story(tokenizer, tmp_path):
-    sample, _, _ = episode(tokenizer, tmp_path, "total 6\n#### 6", stop_reason="length")
+    sample, _ = episode(tokenizer, tmp_path, "total 6\n#### 6", stop_reason="length")
     (record,) = RecordReader(tmp_path).take([sample["sample_id"].item()])
     assert record["question"] == ROW["question"] and record["reference"] == ROW["answer"]
     assert record["completion"] == "total 6\n#### 6" and record["extracted"] == "6"
@@ -87,10 +91,37 @@ def test_a_reward_that_raises_is_an_error_and_not_a_wrong_answer(tokenizer, tmp_
         raise OverflowError("boom")
 
     monkeypatch.setattr(workflow, "grade", broken)
-    sample, _, _ = episode(tokenizer, tmp_path, "#### 5")
+    sample, _ = episode(tokenizer, tmp_path, "#### 5")
     assert sample is None
     (record,) = RecordReader(tmp_path).take_rejected()
     assert record["rejected"] == "OverflowError: boom" and "reward" not in record
+
+
+class DeadServer:
+    """Every request fails; notes what the workflow does about it."""
+
+    def __init__(self):
+        self.stopped_by = None
+        self.workflow_executor = self.dispatcher = self
+
+    async def agenerate(self, request):
+        raise ConnectionError("refused")
+
+    def _set_thread_exception(self, reason):
+        self.stopped_by = reason
+
+
+def test_failed_generations_are_recorded_and_too_many_in_a_row_stop_the_run(tokenizer, tmp_path):
+    engine, made = DeadServer(), flow(tokenizer, tmp_path, max_failures=3)
+    for _ in range(2):
+        assert asyncio.run(made.arun_episode(engine, ROW)) is None
+    assert asyncio.run(made.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))  # a good one between starts anew
+    for _ in range(2):
+        asyncio.run(made.arun_episode(engine, ROW))
+    assert engine.stopped_by is None
+    asyncio.run(made.arun_episode(engine, ROW))
+    assert "3 samples in a row failed" in str(engine.stopped_by) and "refused" in str(engine.stopped_by)
+    assert len(RecordReader(tmp_path).take_rejected()) == 5
 
 
 def group(rewards):
@@ -125,8 +156,7 @@ def test_areal_really_hands_over_partial_groups(tokenizer, tmp_path, monkeypatch
         raise ValueError("no")
 
     monkeypatch.setattr(workflow, "grade", sometimes)
-    flow = GSM8KWorkflow(tokenizer, GenerationHyperparameters(), "hash", RewardSettings(), tmp_path)
-    grouped = GroupedRolloutWorkflow(flow, 3, logging.getLogger("test"))
+    grouped = GroupedRolloutWorkflow(flow(tokenizer, tmp_path), 3, logging.getLogger("test"))
     kept = asyncio.run(grouped.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
     assert len(kept["rewards"]) == 2
     assert not GroupFilter(3, False, tmp_path)(kept)

@@ -1,13 +1,10 @@
-"""AReaL's FSDP actor with four repairs and one hook; everything else is AReaL's `FSDPPPOActor`.
+"""AReaL's FSDP actor with two repairs and one hook; everything else is AReaL's `FSDPPPOActor`.
 
 1. Packed sequences must not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
    sdpa and eager attention lets every packed sequence attend to all before it (rollout/trainer logprob gaps of 0.5 and
    more at learning rate 0). With `attention_mask=None` transformers masks from position_ids.
-2. Weights by disk in 0.06 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
+2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
-3. A batch in which every group was rejected is collected again, a bounded number of times, instead of crashing.
-4. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
-   its one-second poll nothing is generated during the update; after each batch we submit up to the staleness bound.
 Hook: `on_advantages` gets every batch once its advantages are known; the trainer joins sample records there.
 """
 
@@ -24,18 +21,13 @@ from areal.infra.platforms import current_platform
 from areal.utils import name_resolve, names
 
 MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
-
-
-class NoSignal(RuntimeError):
-    """Batch after batch, every group was rejected; the message gives the likely reasons."""
+OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's update must not see
 
 
 class PackedActor(FSDPPPOActor):
     def __init__(self, config: PPOActorConfig):
         super().__init__(config)
         self.on_advantages: Callable[[list[dict[str, Any]]], None] = lambda groups: None
-        self.max_empty_batches = 0
-        self.prompts_per_rank = 0  # prompts of a batch on this rank
         self.shuffle_seed: int | None = None  # control run: permute rewards within the batch
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
@@ -60,37 +52,15 @@ class PackedActor(FSDPPPOActor):
         current_platform.synchronize()
         dist.barrier(group=self.cpu_group)
 
-    def prepare_batch(self, *args, **kwargs) -> list[dict[str, Any]]:
-        for _ in range(self.max_empty_batches + 1):
-            groups = super().prepare_batch(*args, **kwargs)
-            self._run_ahead()
-            if groups:
-                return groups
-        raise NoSignal(
-            f"{self.max_empty_batches + 1} batches in a row held no group worth training on. Either every sample is "
-            "wrong (too hard, or the answer format is not followed: see samples/rejected.jsonl) or every one is right "
-            "(nothing left to learn). Keep such groups with drop_groups_without_signal=false, or raise "
-            "gconfig.n_samples or max_empty_batches."
-        )
-
-    def _run_ahead(self) -> None:
-        """Submit prompts until `max_head_offpolicyness` batches are under way, to be generated during the update."""
-        if not self.is_data_parallel_head():
-            return
-        executor = self.rollout_engine.workflow_executor
-        ahead = executor.max_staleness * self.prompts_per_rank
-        for _ in range(ahead - len(executor.dispatcher._active_task_ids)):
-            executor.dispatcher.submit_task_input(next(executor.data_generator))
-
     @torch.no_grad()
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
         if self.shuffle_seed is not None:
             data = self._shuffled(data)
+        if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's by them
+            data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
         groups = super().compute_advantages(data, *args, **kwargs)
         self.on_advantages(groups)
-        for group in groups:
-            del group["sample_id"]  # joined by now; the update packs every tensor it is given
-        return groups
+        return [{name: value for name, value in group.items() if name not in OURS} for group in groups]
 
     def _shuffled(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same groups with their rewards permuted over the whole batch of this rank."""

@@ -27,26 +27,28 @@ AREAL_STATS = {  # our metric name -> AReaL's key
 def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[dict[str, Any]]:
     """What the tensors know of each sample: id, group, advantage and logprob gap.
 
-    `groups` hold sample_id (G,) and advantages, loss_mask, logprobs, versions and, when recomputed, prox_logp, (G, T).
-    The gap is between the logprobs the rollout server reported and the trainer's own: over all tokens (`logprob_gap`)
-    and over those of the current `version` only, where any gap is an error of the engines, not of staleness.
+    `groups` hold sample_id, rewards (G,) and advantages, loss_mask, versions and, when the trainer recomputed logprobs,
+    rollout_logprobs and prox_logp, (G, T). The gap is between the two: over all tokens (`logprob_gap`, its mean
+    `logprob_drift`) and over those of the current `version`, where it is an error of the engines, not of staleness.
     """
     rows = []
     for index, group in enumerate(groups):
         mask_GT = group["loss_mask"].bool()
         versions_GT = torch.roll(group["versions"], shifts=-1, dims=-1)
-        gaps_GT = (group["prox_logp"] - group["logprobs"]).abs() if "prox_logp" in group else None
+        gaps_GT = (group["prox_logp"] - group["rollout_logprobs"]).abs() if "rollout_logprobs" in group else None
         for g, sample_id in enumerate(group["sample_id"].tolist()):
             mask_T = mask_GT[g]
             advantage_T = group["advantages"][g][mask_T]
             row = {
                 "id": sample_id,
                 "group": f"{rank}-{index}",
+                "reward": group["rewards"][g].item(),  # what was trained on: in the control run, the permuted one
                 "advantage": advantage_T.mean().item() if len(advantage_T) else 0.0,
             }
             if gaps_GT is not None:
                 current_T = mask_T & (versions_GT[g] == version)
                 row["logprob_gap"] = _largest(gaps_GT[g][mask_T])
+                row["logprob_drift"] = gaps_GT[g][mask_T].mean().item() if mask_T.any() else None
                 row["logprob_gap_current"] = _largest(gaps_GT[g][current_T])
             rows.append(row)
     return rows
@@ -68,6 +70,8 @@ def step_metrics(
     for row in samples:
         groups.setdefault(row["group"], []).append(row["reward"])
     gaps = [row["logprob_gap_current"] for row in samples if row.get("logprob_gap_current") is not None]
+    drifts = [row["logprob_drift"] for row in samples if row.get("logprob_drift") is not None]
+    generating = seconds - areal.get("timeperf/eval", 0.0) - areal.get("timeperf/save", 0.0)
     tokens = [row["completion_tokens"] for row in samples]
     staleness = [version - v for row in samples for v in row["versions"]]
     metrics = {
@@ -82,9 +86,10 @@ def step_metrics(
         "staleness": _mean(staleness),
         "staleness_max": max(staleness, default=None),
         "logprob_gap": max(gaps, default=None),
+        "logprob_drift": _mean(drifts),
         "reward_errors": sum("error" in row for row in rejected),
         "rejected_samples": len(rejected),
-        "tokens_per_second": sum(tokens) / seconds,
+        "tokens_per_second": sum(tokens) / generating,
         "time/step": seconds,
     }
     return metrics | {ours: areal[key] for ours, key in AREAL_STATS.items() if key in areal}
@@ -97,8 +102,8 @@ def evaluation_metrics(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         "dev/accuracy": sum(row.get("lenient", False) for row in rows) / n if n else None,
         "dev/accuracy_strict": sum(row.get("strict", False) for row in rows) / n if n else None,
         "dev/format_rate": sum(row.get("formatted", False) for row in rows) / n if n else None,
-        "dev/truncated": _mean([row["truncated"] for row in rows]),
-        "dev/completion_tokens": _mean([row["completion_tokens"] for row in rows]),
+        "dev/truncated": _mean([row["truncated"] for row in rows if "truncated" in row]),
+        "dev/completion_tokens": _mean([row["completion_tokens"] for row in rows if "completion_tokens" in row]),
         "dev/errors": sum("error" in row for row in rows),
         "dev/n": n,
     }

@@ -6,7 +6,6 @@ plain file, the run's `config.yaml`, the only thing any AReaL process reads. Not
 See it without starting anything: `./run train --dry-run`
 """
 
-import os
 import shutil
 import subprocess
 import time
@@ -21,13 +20,13 @@ from areal_gsm8k.loop import allocation, capacity
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
 from areal_gsm8k.loop.settings import Settings
+from areal_gsm8k.runs import write_atomically
 
 PROJECT = Path(__file__).resolve().parents[2]
 BASE = PROJECT / "train_grpo.yaml"
 CPU_OVERLAY = PROJECT / "configs" / "cpu.yaml"
 
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
-OURS_ONLY = {"runs_dir"}  # consumed here, not part of the resolved file
 TINY = "tiny"  # actor.path of the model made from scratch
 NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
 FILEROOT_SECTIONS = ("rollout", "saver", "recover", "evaluator", "stats_logger")
@@ -68,22 +67,22 @@ def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan
     sources = [_read_yaml(BASE)]
     sources += [_read_yaml(file) for file in config_files if file.resolve() != BASE]
     sources.append(_read_overrides(overrides))
-    merged = OmegaConf.merge(OmegaConf.create({"runs_dir": "runs"} | asdict(Settings())), *sources)
-    _choose_trial_name(merged)
-    alloc = _allocate(merged, gpu)
-    runs_dir = Path(merged.pop("runs_dir"))
-    run_dir = runs_dir / merged.experiment_name / merged.trial_name
-    start_model = None
-    if merged.actor.path == TINY:
-        start_model = tiny.start_model_folder(runs_dir.absolute() / ".start_models", merged.seed)
-        merged.actor.path = str(start_model)
-    _spread_names(merged, (run_dir / "areal").absolute())
-    environment = _take_secrets(merged)
+    merged = OmegaConf.merge(OmegaConf.create(asdict(Settings())), *sources)
     try:
+        check_keys(OmegaConf.to_container(merged, resolve=True))
+        _choose_names(merged)
+        alloc = _allocate(merged, gpu)
+        runs_dir = Path(merged.runs_dir)
+        run_dir = runs_dir / merged.experiment_name / merged.trial_name
+        start_model = None
+        if merged.actor.path == TINY:
+            start_model = tiny.start_model_folder(runs_dir.absolute() / ".start_models", merged.seed)
+            merged.actor.path = str(start_model)
+        _spread_names(merged, (run_dir / "areal").absolute())
+        environment = _take_secrets(merged)
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as broken:
         raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
-    check_keys(values)
     check_values(values, alloc)
     return Plan(values, alloc, run_dir, start_model, environment)
 
@@ -116,22 +115,21 @@ def _read_overrides(overrides: list[str]) -> DictConfig:
 
 def _own_names(source: DictConfig, where: str) -> DictConfig:
     """Check one source's keys and replace our aliases by AReaL's keys."""
-    check_keys(OmegaConf.to_container(source, resolve=False), extra=[*ALIASES, *OURS_ONLY], where=where)
+    check_keys(OmegaConf.to_container(source, resolve=False), extra=ALIASES, where=where)
     for ours, areals in ALIASES.items():
-        value = OmegaConf.select(source, ours)
-        if value is None:
+        section, leaf = ours.rsplit(".", 1)
+        if leaf not in (OmegaConf.select(source, section) or {}):
             continue
+        value = OmegaConf.select(source, section).pop(leaf)
         if OmegaConf.select(source, areals) not in (None, value):
             raise ConfigError(f"{where}{ours} and {areals} are the same setting with two values; keep one.")
-        section, leaf = ours.rsplit(".", 1)
-        OmegaConf.select(source, section).pop(leaf)
         OmegaConf.update(source, areals, value)
     return source
 
 
-def _choose_trial_name(merged: DictConfig) -> None:
+def _choose_names(merged: DictConfig) -> None:
     for key in ("experiment_name", "trial_name"):
-        name = str(merged[key])
+        merged[key] = name = str(merged[key])
         if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
             raise ConfigError(f"{key}={name!r} becomes a folder: use letters, digits, '-', '_' and '.' only.")
     if merged.trial_name == "auto":
@@ -142,10 +140,10 @@ def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
     alloc = allocation.parse(str(merged.allocation_mode))
     rollout, train = OmegaConf.select(merged, "rollout.backend"), OmegaConf.select(merged, "actor.backend")
     if rollout:
-        side = allocation.parse_side(rollout, allocation.ROLLOUT_BACKENDS, key="rollout.backend")
+        side = allocation.parse_side(str(rollout), allocation.ROLLOUT_BACKENDS, key="rollout.backend")
         alloc = Allocation(side, alloc.train)
     if train:
-        side = allocation.parse_side(train, allocation.TRAIN_BACKENDS, key="actor.backend", default="fsdp")
+        side = allocation.parse_side(str(train), allocation.TRAIN_BACKENDS, key="actor.backend", default="fsdp")
         alloc = Allocation(alloc.rollout, side)
     if alloc.rollout.backend != "embedded" and not gpu:
         raise ConfigError(
@@ -156,6 +154,8 @@ def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
     merged.allocation_mode = str(alloc)
     OmegaConf.update(merged, "rollout.backend", alloc.areal_rollout)
     OmegaConf.update(merged, "actor.backend", alloc.areal_train)
+    if merged.cluster.n_nodes == 1:  # AReaL takes a server wider than this for a multi-node one
+        merged.cluster.n_gpus_per_node = max(merged.cluster.n_gpus_per_node, alloc.rollout.devices, alloc.train.devices)
     return alloc
 
 
@@ -184,36 +184,72 @@ def _take_secrets(merged: DictConfig) -> dict[str, str]:
     return environment
 
 
+def mask_secrets(arguments: list[str]) -> list[str]:
+    """Command-line arguments with the values of secret keys replaced, fit to be written down."""
+    keys = [key.removeprefix("+") for key in SECRETS]
+    return [
+        f"{argument.split('=', 1)[0]}=***" if argument.removeprefix("+").split("=", 1)[0] in keys else argument
+        for argument in arguments
+    ]
+
+
 def check_values(values: dict, alloc: Allocation) -> None:
-    """Arithmetic and names that AReaL would only stumble over minutes later."""
-    if values["answer_format"] not in prompts.FORMATS:
-        raise ConfigError(f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}.")
-    if values["drop_groups_without_signal"] and not values.get("dynamic_bs"):
-        raise ConfigError(
-            "drop_groups_without_signal=true needs dynamic_bs=true: without it a batch of rejected groups never ends."
-        )
+    """Arithmetic and names that AReaL would only stumble over minutes later, or not at all."""
     batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
-    if batch % ranks:
-        raise ConfigError(f"train_dataset.batch_size={batch} must be a multiple of the {ranks} data-parallel trainers.")
+    gconfig, actor = values["gconfig"], values["actor"]
+    budget = actor["mb_spec"]["max_tokens_per_mb"]
+    for key in ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size"):
+        section, leaf = key.split(".")
+        if values[section][leaf] is not None and values[section][leaf] < 1:
+            raise ConfigError(f"{key}={values[section][leaf]}: at least 1.")
+    for key in ("train_dataset.batch_size", "valid_dataset.batch_size"):
+        size = values[key.split(".")[0]]["batch_size"]
+        if size % ranks:
+            raise ConfigError(f"{key}={size} must be a multiple of the {ranks} data-parallel trainers.")
     capacity.check(values["rollout"], batch, ranks)
-    gconfig, budget = values["gconfig"], values["actor"]["mb_spec"]["max_tokens_per_mb"]
-    if gconfig["n_samples"] < 2:
-        raise ConfigError(
-            f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2."
-        )
-    if budget <= gconfig["max_new_tokens"]:
-        raise ConfigError(
+    mistakes = [
+        (
+            values["answer_format"] not in prompts.FORMATS,
+            f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}.",
+        ),
+        (
+            gconfig["n_samples"] < 2,
+            f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2.",
+        ),
+        (
+            budget is None or budget <= gconfig["max_new_tokens"],
             f"actor.mb_spec.max_tokens_per_mb={budget} must exceed the longest prompt plus "
-            f"gconfig.max_new_tokens={gconfig['max_new_tokens']}."
-        )
+            f"gconfig.max_new_tokens={gconfig['max_new_tokens']}.",
+        ),
+        (
+            values["drop_groups_without_signal"] and not values["dynamic_bs"],
+            "drop_groups_without_signal=true needs dynamic_bs=true: a batch of rejected groups would never end.",
+        ),
+        (
+            values["dynamic_bs"] and ranks > 1,
+            f"dynamic_bs=true with {ranks} data-parallel trainers: AReaL cannot share out batches of different sizes. "
+            "Use one data-parallel trainer (tensor parallelism is fine), or dynamic_bs=false.",
+        ),
+        (
+            actor["kl_ctl"] and values.get("ref") is None,
+            f"actor.kl_ctl={actor['kl_ctl']} without a `ref` section: AReaL would take the reference logprobs for 0 "
+            "and reward unlikely tokens. Configure ref, or set actor.kl_ctl=0.",
+        ),
+        (actor.get("use_lora"), "actor.use_lora=true needs AReaL's single controller, which is not offered yet."),
+        (
+            values["scheduler"]["type"],
+            f"scheduler.type={values['scheduler']['type']}: AReaL's single controller is not offered yet.",
+        ),
+        (
+            actor["weight_update_mode"] == "xccl" and alloc.rollout.backend == "embedded",
+            "actor.weight_update_mode=xccl: the embedded server takes its weights from disk; set it to disk.",
+        ),
+    ]
+    for wrong, message in mistakes:
+        if wrong:
+            raise ConfigError(message)
 
 
 def write(plan: Plan, path: Path) -> None:
     """Write the resolved configuration, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as out:
-        out.write(plan.to_yaml())
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, plan.to_yaml())

@@ -25,16 +25,20 @@ from areal_gsm8k.loop.schema import ConfigError
 from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
 from areal_gsm8k.runs import Run, RunError
+from math_parser import grade
 
 POLL_SECONDS = 0.25
 # Of the tiny recipe, measured on 2 cores: see docs/verification.md.
-WARM_START_SECONDS, START_SECONDS, STEP_SECONDS = 70, 15, 0.95
+WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.015
 
 
 def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
     """The verb `train`; returns the exit code."""
     console = Console()
     began = time.monotonic()
+    for ending in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, ending):
+            signal.signal(getattr(signal, ending), lambda number, _: sys.exit(128 + number))
     try:
         plan = _plan(config_files, overrides, console)
         if dry_run:
@@ -49,7 +53,9 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
     except (ConfigError, RunError, data.DataError, OSError) as mistake:
         _say(console, f"[red]Cannot start:[/red] {escape(str(mistake))}")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    except KeyboardInterrupt:
+        _say(console, "\nStopped by Ctrl-C before anything was started.")
+        return 130
     try:
         _say(console, _announcement(plan, run, steps))
         _train(plan, run, steps, console)
@@ -106,7 +112,10 @@ def count_steps(plan: Plan) -> int:
     train, valid, rows = plan.values["train_dataset"], plan.values["valid_dataset"], plan.values["data"]
     seed = plan.values["seed"]
     problems = data.load_problems(train["path"], train["split"], rows["train_rows"], seed=seed)
-    data.load_problems(valid["path"], valid["split"], rows["dev_rows"], seed=seed)
+    for row in [*problems, *data.load_problems(valid["path"], valid["split"], rows["dev_rows"], seed=seed)]:
+        verdict = grade(row["answer"], row["answer"])
+        if verdict.error or not verdict.lenient:
+            raise ConfigError(f"row {row['id']}: no completion could be right, its answer is {row['answer'][-80:]!r}.")
     per_epoch = len(problems) // train["batch_size"]
     if per_epoch == 0:
         raise ConfigError(
@@ -124,7 +133,8 @@ def _announcement(plan: Plan, run: Run, steps: int) -> str:
     if plan.start_model:
         to_make = 0 if plan.start_model.exists() else WARM_START_SECONDS
         model = "a tiny model from scratch" + (", made first" if to_make else "")
-        takes = f"about {max(1, round((to_make + START_SECONDS + steps * STEP_SECONDS) / 60))} minutes on 2 cores"
+        seconds = to_make + START_SECONDS + steps * batch * group * SAMPLE_SECONDS
+        takes = f"about {max(1, round(seconds / 60))} minutes on 2 cores"
     return (
         f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} "
         f"completions, {plan.allocation}; {takes}. Files go to {run.root}"
@@ -135,9 +145,12 @@ def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
     """Start everything and follow it to its end. Raises ChildDied."""
     with processes(plan, run) as group:
         run.set_status("starting")
-        group.start_trainers()
+        if group.embedded:
+            group.start_trainers()  # they import AReaL while the start model is made
         if plan.start_model:
             _make_start_model(plan, run, group.running, console)
+        if not group.embedded:
+            group.start_trainers()
         group.start_servers()
         with LiveView(run, steps, console) as view:
             while group.running():
@@ -169,7 +182,8 @@ def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
         "seed": plan.get("seed"),
         "shuffled_rewards": plan.get("reward.shuffled"),
         "wall_seconds": round(seconds, 1),
-        "command": shlex.join(["./run", *sys.argv[1:]]),
+        "decoding": "greedy" if plan.get("eval_gconfig.greedy") else f"T={plan.get('eval_gconfig.temperature')}",
+        "command": shlex.join(["./run", *config.mask_secrets(sys.argv[1:])]),
     }
     result = summary.build(run, facts)
     summary.write(run, result)

@@ -36,15 +36,14 @@ class RunProcesses:
         """Start every trainer; with the embedded back end they import AReaL and then wait for the servers."""
         arguments = [str(SCRIPT), "--config", str(self.run.config)]
         if not self.embedded:
-            command = [sys.executable, "-m", "areal.infra.launcher.local", *arguments]
+            command = [sys.executable, "-m", "areal_gsm8k.loop.areal_launcher", *arguments]
             self.trainers.append(
                 Child("AReaL's launcher", command, self.run.logs / "launcher.log", self.plan.environment)
             )
             return
         ranks = self.plan.allocation.train.devices
-        port = _free_port()
         for rank in range(ranks):
-            environment = self.plan.environment | _spmd_environment(rank, ranks, port)
+            environment = self.plan.environment | _spmd_environment(rank, ranks)
             name = "trainer" if ranks == 1 else f"trainer {rank}"
             command = [sys.executable, "-m", "areal_gsm8k.loop.prewarm", *arguments]
             self.trainers.append(Child(name, command, self.run.logs / f"trainer_{rank}.log", environment))
@@ -64,14 +63,18 @@ class RunProcesses:
                     max_running_requests=options["max_running_requests"],
                     dtype=self.plan.get("actor.dtype"),
                     seed=self.plan.get("seed") + index,
+                    environment=self.plan.environment,
                 )
             )
         for server in self.servers:
             server.wait_healthy(HEALTHY_SECONDS)
-        addresses = ",".join(f"{server.host}:{server.port}" for server in self.servers)
+        go = {
+            "AREAL_LLM_SERVER_ADDRS": ",".join(f"{server.host}:{server.port}" for server in self.servers),
+            "MASTER_PORT": str(_free_port()),
+        }
         for trainer in self.trainers:
             trainer.check()
-            trainer.send_line(json.dumps({"environment": {"AREAL_LLM_SERVER_ADDRS": addresses}}))
+            trainer.send_line(json.dumps({"environment": go}))
 
     def running(self) -> bool:
         """False once every trainer has ended well. Raises ChildDied when anything ended otherwise."""
@@ -100,8 +103,11 @@ def processes(plan: Plan, run: Run) -> Iterator[RunProcesses]:
         group.stop()
 
 
-def _spmd_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torchrun and AReaL's launcher would set for one rank on this machine, on the loopback interface only."""
+def _spmd_environment(rank: int, ranks: int) -> dict[str, str]:
+    """What torchrun and AReaL's launcher would set for one rank on this machine, on the loopback interface only.
+
+    MASTER_PORT comes with the go, so that it is free when it is used.
+    """
     return {
         "AREAL_SPMD_MODE": "1",
         "RANK": str(rank),
@@ -109,7 +115,6 @@ def _spmd_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
         "OMP_NUM_THREADS": "1",  # two threads are slower than one at the sizes a CPU can train
         "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU

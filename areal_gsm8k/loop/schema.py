@@ -73,6 +73,9 @@ def check_keys(values: dict, extra: typing.Iterable[str] = (), where: str = "") 
 
 def _flatten(values: dict, known: dict[str, str], extra: set[str], prefix: str = ""):
     for name, value in values.items():
+        if "." in str(name):
+            nested = str(name).replace(".", ": {", 1) + ": ...}"
+            raise ConfigError(f"{prefix}{name}: dots work on the command line only; in a file write {nested}")
         key = f"{prefix}{name}"
         inside = isinstance(value, dict) and key not in extra and known.get(key, "section").startswith("section")
         if inside and value:

@@ -38,6 +38,7 @@ class EmbeddedSettings:
 
 @dataclass
 class Settings:
+    runs_dir: str = _explained("runs", "Every run gets the folder <runs_dir>/<experiment_name>/<trial_name>.")
     answer_format: str = _explained("boxed", "How the model is asked to answer: boxed, tags or hash.")
     system_prompt: str | None = _explained(None, "System message before every question; null for none.")
     data: DataSettings = _explained(DataSettings, "How many rows are used.")
@@ -49,6 +50,7 @@ class Settings:
         False,
         "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true.",
     )
+    max_failures: int = _explained(64, "Stop the run when this many samples in a row could not be generated or graded.")
     max_empty_batches: int = _explained(
         20,
         "With drop_groups_without_signal: stop the run after this many batches in a row in which no group had signal.",

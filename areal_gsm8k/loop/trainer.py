@@ -1,14 +1,12 @@
 """AReaL's PPOTrainer, observed and repaired: evaluation before and after, sample records, metrics, saving on CPU.
 
 The training loop itself is AReaL's `PPOTrainer.train` (areal/trainer/rl_trainer.py). Overridden is only what is broken
-or missing there: the engine (areal_gsm8k/loop/actor.py), connecting to a server that already runs (AReaL wants sglang
-installed for it), saving (AReaL's Saver imports triton), and the per-step hooks that write the run directory.
+or missing there: the engines (areal_gsm8k/loop/actor.py and rollouts.py), saving (AReaL's Saver imports triton), and
+the per-step hooks that write the run directory.
 """
 
 import os
-import shutil
 import time
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ import torch.distributed as dist
 from areal import PPOTrainer
 from areal.api import SaveLoadMeta
 from areal.api.cli_args import GRPOConfig, to_structured_cfg
-from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
 from areal.utils import name_resolve
 from omegaconf import OmegaConf
 
+from areal_gsm8k import checkpoints, prompts
+from areal_gsm8k.loop import rollouts
 from areal_gsm8k.loop.actor import PackedActor
 from areal_gsm8k.loop.batch_rows import evaluation_metrics, sample_rows, step_metrics
 from areal_gsm8k.loop.settings import Settings
@@ -28,12 +27,15 @@ from areal_gsm8k.loop.workflow import GroupFilter
 from areal_gsm8k.records import RecordReader
 from areal_gsm8k.runs import FINISHED, Run, append_lines, to_lines, write_atomically
 
-POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
-
 
 @dataclass
 class RunConfig(Settings, GRPOConfig):
     """AReaL's GRPO configuration with our settings beside it."""
+
+    @property
+    def run(self) -> Run:
+        """The run's directory; AReaL's own tree is its folder areal/."""
+        return Run(Path(self.cluster.fileroot).parent)
 
 
 def load_config(path: Path | str) -> RunConfig:
@@ -43,9 +45,22 @@ def load_config(path: Path | str) -> RunConfig:
     return config
 
 
+def check_lengths(config: RunConfig, tokenizer, problems) -> None:
+    """Every prompt plus its longest completion must fit one microbatch. Exits with the row that does not."""
+    room = config.actor.mb_spec.max_tokens_per_mb - config.gconfig.max_new_tokens
+    for row in problems:
+        length = len(prompts.prompt_ids(tokenizer, row["question"], config.answer_format, config.system_prompt))
+        if length > room:
+            raise SystemExit(
+                f"The prompt of row {row['id']} has {length} tokens; with gconfig.max_new_tokens="
+                f"{config.gconfig.max_new_tokens} that does not fit actor.mb_spec.max_tokens_per_mb="
+                f"{config.actor.mb_spec.max_tokens_per_mb}; that key must be {length + config.gconfig.max_new_tokens}."
+            )
+
+
 class GSM8KTrainer(PPOTrainer):
     def __init__(self, config: RunConfig, train_dataset, valid_dataset):
-        self.run = Run(Path(config.cluster.fileroot).parent)
+        self.run = config.run
         self.rank = int(os.environ.get("RANK", "0"))
         self._status("loading the model")
         self.reader = RecordReader(self.run.records)
@@ -55,8 +70,6 @@ class GSM8KTrainer(PPOTrainer):
         self.best_accuracy = -1.0
         super().__init__(config, train_dataset=train_dataset, valid_dataset=valid_dataset)
         self.actor.on_advantages = self._join_samples
-        self.actor.max_empty_batches = config.max_empty_batches
-        self.actor.prompts_per_rank = self.train_dataloader.batch_size
         if config.reward.shuffled:
             self.actor.shuffle_seed = config.seed
 
@@ -67,7 +80,10 @@ class GSM8KTrainer(PPOTrainer):
         self.steps_done = 0
         self._evaluate_alone(eval_workflow)
         self.step_started = time.perf_counter()
-        super().train(workflow=workflow, eval_workflow=eval_workflow, dynamic_filter_fn=group_filter, **kwargs)
+        try:
+            super().train(workflow=workflow, eval_workflow=eval_workflow, dynamic_filter_fn=group_filter, **kwargs)
+        finally:
+            self._flush_rejected()
         if self.evaluated_version != self.actor.get_version():
             self._evaluate_alone(eval_workflow)
         self._save("last")
@@ -83,20 +99,16 @@ class GSM8KTrainer(PPOTrainer):
         return engine
 
     def _init_rollout(self, rollout_config, is_eval: bool = False, lora_path: str | None = None):
-        config = deepcopy(rollout_config)
-        if is_eval:
-            config.max_head_offpolicyness = int(1e12)  # evaluation is never too stale
-        engine_class = {"sglang": RemoteSGLangEngine, "vllm": RemotevLLMEngine}[self.rollout_alloc.backend]
-        engine = engine_class(config)
-        engine.initialize(train_data_parallel_size=self.actor_alloc.parallel.dp_size)
-        engine.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
-        return engine
+        ranks = self.actor_alloc.parallel.dp_size
+        bound = self.config.max_empty_batches
+        return rollouts.connect(self.rollout_alloc.backend, rollout_config, ranks, is_eval, bound)
 
     # What a step leaves behind
 
     def _join_samples(self, groups: list[dict[str, Any]]) -> None:
         self._status("training", step=self.steps_done + 1)
-        self.consumed = sample_rows(groups, version=self.actor.get_version(), rank=self.rank)
+        if self.actor.is_data_parallel_head():  # tensor-parallel ranks hold copies of their head's batch
+            self.consumed = sample_rows(groups, version=self.actor.get_version(), rank=self.rank)
 
     def _export_and_commit_stats(self, epoch: int, epoch_step: int, global_step: int):
         areal = self.actor.export_stats() | self.rollout.export_stats() | self.eval_rollout.export_stats()
@@ -104,8 +116,7 @@ class GSM8KTrainer(PPOTrainer):
         ours = {}
         if self.rank == 0:
             samples = self._write_samples(global_step + 1, consumed)
-            rejected = self.reader.take_rejected()
-            append_lines(self.run.rejected, [row | {"step": global_step + 1} for row in rejected])
+            rejected = self._flush_rejected()
             seconds = time.perf_counter() - self.step_started
             ours = step_metrics(samples, rejected, areal, version=global_step, seconds=seconds) | self.dev
             append_lines(self.run.metrics, [{"step": global_step + 1, "epoch": epoch + 1} | ours])
@@ -123,6 +134,14 @@ class GSM8KTrainer(PPOTrainer):
         samples = [record | row for record, row in zip(records, consumed, strict=True)]
         write_atomically(self.run.samples(step), to_lines(samples))
         return samples
+
+    def _flush_rejected(self) -> list[dict[str, Any]]:
+        """Write what no step will consume to samples/rejected.jsonl."""
+        if self.rank != 0:
+            return []
+        rejected = [row | {"step": self.steps_done + 1} for row in self.reader.take_rejected()]
+        append_lines(self.run.rejected, rejected)
+        return rejected
 
     def _gather(self, rows: list) -> list:
         """All ranks' rows on every rank, in rank order."""
@@ -165,12 +184,9 @@ class GSM8KTrainer(PPOTrainer):
     def _save(self, name: str) -> None:
         """Save the model in Hugging Face format under checkpoints/<name>, replacing an older one only when complete."""
         folder = self.run.checkpoints / name
-        partial = folder.with_name(f".{name}.partial")
-        if self.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        dist.barrier(group=self.actor.cpu_group)
+        unfinished = self._from_rank_0(checkpoints.partial(folder) if self.rank == 0 else None)
         meta = SaveLoadMeta(
-            path=str(partial),
+            path=str(unfinished),
             weight_format="hf",
             with_optim=False,
             tokenizer=self.tokenizer,
@@ -179,8 +195,7 @@ class GSM8KTrainer(PPOTrainer):
         )
         self.actor.save(meta)
         if self.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+            checkpoints.finish(unfinished, folder)
 
     def _status(self, phase: str, **details) -> None:
         if self.rank == 0:

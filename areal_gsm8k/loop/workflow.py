@@ -15,36 +15,31 @@ from areal.infra import workflow_context
 from areal.utils import stats_tracker
 
 from areal_gsm8k import prompts, rewards
-from areal_gsm8k.loop.settings import RewardSettings
+from areal_gsm8k.loop.settings import Settings
 from areal_gsm8k.records import RecordWriter
 from math_parser import grade
+
+
+class TooManyFailures(RuntimeError):
+    """Sample after sample could not be generated or graded."""
 
 
 class GSM8KWorkflow(RolloutWorkflow):
     """One question, one completion, one reward.
 
-    `records` is the folder for this process's shard of sample records; `tokenizer` is a tokenizer or its path.
+    `tokenizer` is a tokenizer or its path; `records` is the folder for this process's shard of sample records.
     """
 
-    def __init__(
-        self,
-        tokenizer,
-        gconfig: GenerationHyperparameters,
-        answer_format: str,
-        reward: RewardSettings,
-        records: Path | str,
-        system_prompt: str | None = None,
-    ):
+    def __init__(self, tokenizer, gconfig: GenerationHyperparameters, settings: Settings, records: Path | str):
         if isinstance(tokenizer, str):
             from areal.utils.hf_utils import load_hf_tokenizer
 
             tokenizer = load_hf_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         self.gconfig = gconfig.new(n_samples=1, stop_token_ids=[*gconfig.stop_token_ids, *prompts.stop_ids(tokenizer)])
-        self.answer_format = answer_format
-        self.system_prompt = system_prompt
-        self.reward = reward
+        self.settings = settings
         self.writer = RecordWriter(records)
+        self.failures = 0  # samples in a row that could not be had
 
     async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> dict[str, torch.Tensor] | None:
         """Sample one completion of `data` (id, question, answer).
@@ -52,18 +47,23 @@ class GSM8KWorkflow(RolloutWorkflow):
         Returns tensors of batch size 1: input_ids, loss_mask, logprobs, versions, attention_mask, each (1, T), and
         rewards, sample_id, each (1,). Returns None, which drops the sample, when its reward could not be computed.
         """
-        prompt = prompts.prompt_ids(self.tokenizer, data["question"], self.answer_format, self.system_prompt)
+        prompt = prompts.prompt_ids(
+            self.tokenizer, data["question"], self.settings.answer_format, self.settings.system_prompt
+        )
         sample_id = self.writer.new_id()
         request = ModelRequest(rid=str(sample_id), input_ids=prompt, gconfig=self.gconfig, tokenizer=self.tokenizer)
-        response = await engine.agenerate(request)
-
+        try:
+            response = await engine.agenerate(request)
+        except Exception as failure:  # the server refused or is gone: AReaL would drop the group without a word
+            self.writer.write(self._record(sample_id, data) | {"error": _named(failure)})
+            return self._failed(engine, failure)
         completion = self.tokenizer.decode(response.output_tokens, skip_special_tokens=True)
         record, reward = self._graded(sample_id, data, completion, response)
         self.writer.write(record)
         scope = workflow_context.stat_scope()
         if reward is None:
-            stats_tracker.get(scope).scalar(reward_error=1)
-            return None
+            return self._failed(engine, RuntimeError(record["error"]))
+        self.failures = 0
         stats_tracker.get(scope).scalar(reward=reward)
         return _tensors(response, reward, sample_id)
 
@@ -71,21 +71,15 @@ class GSM8KWorkflow(RolloutWorkflow):
         self, sample_id: int, data: dict[str, Any], completion: str, response: ModelResponse
     ) -> tuple[dict, float | None]:
         """The sample's record and its reward; the reward is None when it could not be computed."""
-        generated = [version for version in response.output_versions if version >= 0]
-        record = {
-            "id": sample_id,
-            "row": data["id"],
-            "question": data["question"],
+        record = self._record(sample_id, data) | {
             "completion": completion,
-            "reference": data["answer"],
             "prompt_tokens": len(response.input_tokens),
             "completion_tokens": len(response.output_tokens),
             "truncated": response.stop_reason == "length",
-            "versions": sorted(set(generated)),
-            "evaluation": workflow_context.get().is_eval,
+            "versions": sorted(set(response.output_versions)),
         }
         try:
-            verdict = grade(completion, data["answer"], self.answer_format)
+            verdict = grade(completion, data["answer"], self.settings.answer_format)
             record |= {
                 "extracted": verdict.extracted,
                 "rule": verdict.rule,
@@ -93,10 +87,33 @@ class GSM8KWorkflow(RolloutWorkflow):
                 "strict": verdict.strict,
                 "formatted": verdict.formatted,
             }
-            reward = rewards.total(verdict, self.reward.accuracy, self.reward.format)
+            reward = rewards.total(verdict, self.settings.reward.accuracy, self.settings.reward.format)
         except Exception as failure:  # whatever a reward raises must end as a counted error, not as a wrong answer
-            return record | {"error": f"{type(failure).__name__}: {failure}"}, None
+            return record | {"error": _named(failure)}, None
         return record | {"reward": reward}, reward
+
+    def _record(self, sample_id: int, data: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": sample_id,
+            "row": data["id"],
+            "question": data["question"],
+            "reference": data["answer"],
+            "evaluation": workflow_context.get().is_eval,
+        }
+
+    def _failed(self, engine: InferenceEngine, failure: Exception) -> None:
+        """Count a sample that could not be had. Too many in a row end the run: AReaL would go on asking for ever."""
+        stats_tracker.get(workflow_context.stat_scope()).scalar(sample_error=1)
+        self.failures += 1
+        if self.failures >= self.settings.max_failures:
+            reason = TooManyFailures(
+                f"{self.failures} samples in a row failed (max_failures); the last: {_named(failure)}"
+            )
+            engine.workflow_executor.dispatcher._set_thread_exception(reason)
+
+
+def _named(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"
 
 
 def _tensors(response: ModelResponse, reward: float, sample_id: int) -> dict[str, torch.Tensor]:

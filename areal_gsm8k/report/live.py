@@ -10,7 +10,7 @@ from rich.table import Table
 from areal_gsm8k.runs import Run, read_lines
 
 PHASES = ("time/rollout", "time/logprobs", "time/train", "time/update_weights", "time/eval")
-RECENT = 10  # steps averaged for the speed and the time left
+RECENT = 10  # steps averaged for the reward
 
 
 class LiveView:
@@ -55,11 +55,11 @@ class LiveView:
         self._phase = phase
 
     def seconds_left(self) -> float | None:
-        """Estimated seconds to the last step, from the recent ones."""
+        """Estimated seconds to the last step, from all so far (evaluations included)."""
         if not self.rows:
             return None
-        recent = [row["time/step"] for row in self.rows[-RECENT:]]
-        return (self.total_steps - self.rows[-1]["step"]) * sum(recent) / len(recent)
+        seconds = [row["time/step"] for row in self.rows]
+        return (self.total_steps - self.rows[-1]["step"]) * sum(seconds) / len(seconds)
 
     def _line(self, row: dict) -> str:
         if "reward" not in row:

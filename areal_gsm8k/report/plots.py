@@ -43,7 +43,7 @@ def _dev(axis, rows: list[dict]) -> None:
     axis.plot(x, [row["dev/accuracy_strict"] for row in rows], linestyle="--", label="strict")
     if bounds:
         axis.fill_between(x, [low for low, _ in bounds], [high for _, high in bounds], alpha=0.2, label="95 % interval")
-    axis.set(title="dev accuracy, greedy", xlabel="step", ylim=(0, 1))
+    axis.set(title="accuracy of the dev evaluation", xlabel="step", ylim=(0, 1))
     axis.legend()
 
 

@@ -1,7 +1,6 @@
 """The before/after summary of a run, computed from its graded dev completions, as summary.json and as a table."""
 
 import json
-from pathlib import Path
 
 from rich.table import Table
 
@@ -48,7 +47,7 @@ def _count(rows: list[dict], field: str) -> int:
 
 def table(summary: dict) -> Table:
     """Before and after on the same items, with 95 % Wilson intervals."""
-    view = Table(title=f"{summary['n']} held-out problems, greedy, the same before and after")
+    view = Table(title=f"{summary['n']} {summary['split']} problems, {summary['decoding']}, the same before and after")
     view.add_column("")
     for column in ("before", "after", "change"):
         view.add_column(column, justify="right")
@@ -72,7 +71,3 @@ def table(summary: dict) -> Table:
 
 def _interval(bounds: list[float] | tuple[float, float]) -> str:
     return f"[{bounds[0]:.1%}, {bounds[1]:.1%}]"
-
-
-def last_checkpoint(run: Run) -> Path:
-    return run.checkpoints / "last"

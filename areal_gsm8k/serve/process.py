@@ -32,6 +32,7 @@ class ServerProcess(Child):
         host: str = "127.0.0.1",
         port: int = 0,
         name: str = "rollout server",
+        environment: dict[str, str] | None = None,
         **options,
     ):
         """Start a server and return once its port is bound (the model is still loading: see wait_healthy).
@@ -49,9 +50,8 @@ class ServerProcess(Child):
                 command += ["--" + option.replace("_", "-"), str(value)]
         # The package may be used from a source tree that is not the working directory.
         root = str(Path(__file__).resolve().parents[2])
-        super().__init__(
-            name, command, log, {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        )
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        super().__init__(name, command, log, path | (environment or {}))
         try:
             self.host, self.port = self._await_port(ready)
         except BaseException:

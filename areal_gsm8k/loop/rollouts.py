@@ -1,0 +1,66 @@
+"""AReaL's clients of rollout servers, with three repairs; everything else is AReaL's remote engines.
+
+1. They connect to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
+2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
+   its one-second poll nothing is generated during the update; after each batch we submit up to the staleness bound.
+3. A batch in which every group was rejected (`dynamic_bs=true`) is collected again, a bounded number of times; the
+   trainer cannot redistribute an empty one.
+"""
+
+from copy import deepcopy
+
+from areal.api.cli_args import InferenceEngineConfig
+from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
+
+POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
+NEVER_STALE = int(1e12)
+
+
+class NoSignal(RuntimeError):
+    """Batch after batch, every group was rejected; the message gives the likely reasons."""
+
+
+class RunsAhead:
+    """Mixin over AReaL's remote engines: `prepare_batch` runs ahead and never returns an empty batch."""
+
+    max_empty_batches = 0
+
+    def prepare_batch(self, dataloader, *args, **kwargs) -> list[dict]:
+        for _ in range(self.max_empty_batches + 1):
+            groups = super().prepare_batch(dataloader, *args, **kwargs)
+            self._submit_ahead(dataloader.batch_size)
+            if groups:
+                return groups
+        raise NoSignal(
+            f"{self.max_empty_batches + 1} batches in a row held no group worth training on. Either every sample is "
+            "wrong (too hard, or the answer format is not followed: see samples/rejected.jsonl) or every one is right "
+            "(nothing left to learn). Keep such groups with drop_groups_without_signal=false, or raise "
+            "gconfig.n_samples or max_empty_batches."
+        )
+
+    def _submit_ahead(self, batch_size: int) -> None:
+        """Submit prompts until `max_head_offpolicyness` batches are under way, to be generated during the update."""
+        executor = self.workflow_executor
+        ahead = executor.max_staleness * batch_size
+        for _ in range(ahead - len(executor.dispatcher._active_task_ids)):
+            executor.dispatcher.submit_task_input(next(executor.data_generator))
+
+
+class SGLangRollouts(RunsAhead, RemoteSGLangEngine):
+    pass
+
+
+class VLLMRollouts(RunsAhead, RemotevLLMEngine):
+    pass
+
+
+def connect(backend: str, config: InferenceEngineConfig, ranks: int, is_eval: bool, max_empty_batches: int = 0):
+    """A client of the servers named in AREAL_LLM_SERVER_ADDRS or registered by AReaL's launcher."""
+    config = deepcopy(config)
+    if is_eval:
+        config.max_head_offpolicyness = NEVER_STALE
+    engine = {"sglang": SGLangRollouts, "vllm": VLLMRollouts}[backend](config)
+    engine.max_empty_batches = max_empty_batches
+    engine.initialize(train_data_parallel_size=ranks)
+    engine.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
+    return engine
