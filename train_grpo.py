@@ -1,21 +1,26 @@
 """GRPO on GSM8K with AReaL, from configuration to training.
 
     ./run train                                             # sets everything up, then starts this file
-    ./run train --config configs/cpu.yaml total_train_steps=20
+    python train_grpo.py --config configs/cpu.yaml total_train_steps=20
+    python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path=Qwen/Qwen2.5-1.5B-Instruct
 
-This file is what runs inside each trainer process; areal_gsm8k/loop/launch.py starts it beside a rollout server.
+All three compose the configuration and start the processes of a run (areal_gsm8k/loop/launch.py); `main` is what each
+trainer process among them does.
 """
 
-import argparse
+import os
+import sys
 
-from areal.utils.hf_utils import load_hf_tokenizer
-
-from areal_gsm8k.data import load_problems
-from areal_gsm8k.loop.trainer import GSM8KTrainer, check_lengths, load_config
-from areal_gsm8k.loop.workflow import GSM8KWorkflow
+from areal_gsm8k.loop import launch
 
 
 def main(config_file: str) -> None:
+    from areal.utils.hf_utils import load_hf_tokenizer  # AReaL's import takes 10 s: not before it is needed
+
+    from areal_gsm8k.data import load_problems
+    from areal_gsm8k.loop.trainer import GSM8KTrainer, check_lengths, load_config
+    from areal_gsm8k.loop.workflow import GSM8KWorkflow
+
     config = load_config(config_file)
     tokenizer = load_hf_tokenizer(config.tokenizer_path)
     train, valid = config.train_dataset, config.valid_dataset
@@ -31,6 +36,7 @@ def main(config_file: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="One trainer process; ./run train starts it.")
-    parser.add_argument("--config", required=True, help="the resolved configuration of a run, runs/*/*/config.yaml")
-    main(parser.parse_args().config)
+    if "AREAL_SPMD_MODE" in os.environ:  # a trainer process: --config names the run's resolved file
+        main(sys.argv[sys.argv.index("--config") + 1])
+    else:
+        launch.from_command_line(sys.argv)

@@ -6,6 +6,7 @@ child side calls `die_with_parent`, which ends it when its parent is gone, howev
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import shlex
 import signal
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import psutil
 
-TAIL_LINES = 25
+TAIL_LINES = 40
 PARENT, KERNEL = "AREAL_GSM8K_PARENT", "AREAL_GSM8K_PARENT_DEATH_SIGNAL"  # environment of a child
 WATCH_SECONDS = 0.5
+STACK_SECONDS = 0.5  # a process writes its stacks in much less, unless it is stopped
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -36,6 +38,8 @@ def die_with_parent(take_children: bool = False) -> bool:
     parent = os.environ.pop(PARENT, None)
     if parent is None:
         return False
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent may ask what we are doing
     if os.environ.pop(KERNEL, None) and sys.platform == "linux" and not take_children:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -116,6 +120,13 @@ class Child:
         except OSError as error:
             return f"(not readable: {error})"
         return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:]) or "    (empty)"
+
+    def stacks(self) -> str:
+        """Ask the child for the stacks of its threads; they are in its log a moment later. Its log's tail."""
+        if self.exit_code() is None and hasattr(signal, "SIGUSR1"):
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(STACK_SECONDS)
+        return self.report("is running" if self.exit_code() is None else "has ended")
 
     def stop(self, patience: float = 3.0) -> None:
         """End the process and its children: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""

@@ -34,7 +34,8 @@ def test_a_malformed_data_file_is_named_with_its_line(tmp_path):
     file.write_text('{"question": "1+1?", "answer": "#### 2"}\n{"question": oops}\n')
     done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
     assert done.returncode == 2 and str(file) in done.stdout and "2" in done.stdout.split(str(file))[1][:20]
-    file.write_text('{"question": "1+1?", "answer": "#### apple"}\n' * 100)
+    rows = (f'{{"question": "1+{i}?", "answer": "#### apple"}}\n' for i in range(200))
+    file.write_text("".join(rows))
     done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
     assert done.returncode == 2 and "#### apple" in done.stdout and "Traceback" not in done.stdout
     file.write_text("")
@@ -128,3 +129,22 @@ def test_ctrl_c_before_training(tmp_path, start_model, phase):
     assert running.finish(10) == 130
     assert "Stopped by Ctrl-C" in running.text() and "Traceback" not in running.text()
     assert not alive(children)
+
+
+@pytest.mark.parametrize("frozen", ["areal_gsm8k.serve", "areal_gsm8k.loop.prewarm"])
+def test_a_process_that_hangs_is_named_with_its_phase_and_stacks(tmp_path, start_model, frozen):
+    running = Running(
+        tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32",
+        "hang_seconds=8",
+    )  # fmt: skip
+    run = Run(tmp_path / "tiny-grpo" / "t")
+    running.wait_for(lambda: len(run.read_metrics()) >= 3)
+    children = running.descendants()
+    (process,) = [child for child in children if frozen in child.cmdline()]
+    process.suspend()
+    assert running.finish(60) == 1
+    text = running.text()
+    assert "nothing has moved for" in text and "hang_seconds=8" in text and "of step" in text
+    assert "Thread 0x" in text and 'File "' in text  # the stacks of those that could still answer
+    assert not alive(children)
+    readable(run)

@@ -70,6 +70,16 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
         return 1
 
 
+def from_command_line(arguments: list[str]) -> None:
+    """`train_grpo.py --config ... key=value ...`, as typed by a user or through AReaL's launcher; ends the process."""
+    script, *rest = arguments
+    if Path(script).name != "train_grpo.py":
+        sys.exit(f"{script}: this launcher starts train_grpo.py only; AReaL's own is areal.infra.launcher.local.")
+    from areal_gsm8k import cli
+
+    cli.app(["train", *rest], prog_name=script)
+
+
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
@@ -160,16 +170,25 @@ def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
 
 
 def _make_start_model(plan: Plan, run: Run, still_running: Callable[[], bool], console: Console) -> None:
-    run.set_status("making the start model")
+    phase = "making the start model"
+    run.set_status(phase)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("warm start: SFT on a noisy corpus", total=None)
 
         def show(step: int, total: int, loss: float) -> None:
             progress.update(task, completed=step, total=total, description=f"warm start (SFT), loss {loss:.3f}")
             if step % 50 == 0:
+                run.set_status(phase, step=step)
                 still_running()  # a trainer that cannot import is reported now, not after the warm start
 
         tiny.start_model(plan.start_model.parent, plan.get("seed"), on_progress=show)
+
+
+def _typed_command() -> str:
+    """The command line as the user typed it, without secrets."""
+    program, *arguments = sys.argv
+    started_as = {"train_grpo.py": ["python", program], "local.py": ["python", "-m", "areal.launcher.local"]}
+    return shlex.join([*started_as.get(Path(program).name, ["./run"]), *config.mask_secrets(arguments)])
 
 
 def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
@@ -183,7 +202,7 @@ def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
         "shuffled_rewards": plan.get("reward.shuffled"),
         "wall_seconds": round(seconds, 1),
         "decoding": "greedy" if plan.get("eval_gconfig.greedy") else f"T={plan.get('eval_gconfig.temperature')}",
-        "command": shlex.join(["./run", *config.mask_secrets(sys.argv[1:])]),
+        "command": _typed_command(),
     }
     result = summary.build(run, facts)
     summary.write(run, result)

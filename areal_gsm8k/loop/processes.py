@@ -8,6 +8,7 @@ own local launcher (areal/infra/launcher/local.py), which starts servers and tra
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,10 @@ from areal_gsm8k.serve.process import ServerProcess
 
 SCRIPT = PROJECT / "train_grpo.py"
 HEALTHY_SECONDS = 120
+
+
+class Hung(RuntimeError):
+    """A run whose phase has not changed for too long; the message shows the stacks of its processes."""
 
 
 class RunProcesses:
@@ -86,7 +91,19 @@ class RunProcesses:
         if unfinished:
             for server in self.servers:
                 server.check()
+            self._check_progress()
         return bool(unfinished)
+
+    def _check_progress(self) -> None:
+        """Raise Hung when the trainer has been in one phase for longer than hang_seconds."""
+        status, limit = self.run.status(), self.plan.get("hang_seconds")
+        waited = time.time() - status.get("time", time.time())
+        if waited > limit:
+            reports = "\n".join(child.stacks() for child in [*self.trainers, *self.servers])
+            raise Hung(
+                f"nothing has moved for {waited:.0f} s (hang_seconds={limit}) in the phase "
+                f"'{status['phase']}'{_at(status)}. What each process is doing:\n{reports}"
+            )
 
     def stop(self) -> None:
         for child in [*self.trainers, *self.servers]:
@@ -101,6 +118,10 @@ def processes(plan: Plan, run: Run) -> Iterator[RunProcesses]:
         yield group
     finally:
         group.stop()
+
+
+def _at(status: dict) -> str:
+    return f" of step {status['step']}" if "step" in status else ""
 
 
 def _spmd_environment(rank: int, ranks: int) -> dict[str, str]:

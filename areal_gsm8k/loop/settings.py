@@ -50,6 +50,9 @@ class Settings:
         False,
         "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true.",
     )
+    hang_seconds: int = _explained(
+        1800, "Stop the run, with the stacks of its processes, when its phase has not changed for this many seconds."
+    )
     max_failures: int = _explained(64, "Stop the run when this many samples in a row could not be generated or graded.")
     max_empty_batches: int = _explained(
         20,

@@ -1,0 +1,11 @@
+"""Installed as `areal.launcher.local`, where AReaL's launcher was before 1.0.
+
+python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path=...
+"""
+
+import sys
+
+from areal_gsm8k.loop.launch import from_command_line
+
+if __name__ == "__main__":
+    from_command_line(sys.argv[1:] or ["(no script)"])
