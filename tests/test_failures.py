@@ -135,7 +135,7 @@ def test_ctrl_c_before_training(tmp_path, start_model, phase):
 def test_a_process_that_hangs_is_named_with_its_phase_and_stacks(tmp_path, start_model, frozen):
     running = Running(
         tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32",
-        "hang_seconds=8",
+        "hang_seconds=20",
     )  # fmt: skip
     run = Run(tmp_path / "tiny-grpo" / "t")
     running.wait_for(lambda: len(run.read_metrics()) >= 3)
@@ -144,7 +144,7 @@ def test_a_process_that_hangs_is_named_with_its_phase_and_stacks(tmp_path, start
     process.suspend()
     assert running.finish(60) == 1
     text = running.text()
-    assert "nothing has moved for" in text and "hang_seconds=8" in text and "of step" in text
+    assert "nothing has moved for" in text and "hang_seconds=20" in text and "of step" in text
     assert "Thread 0x" in text and 'File "' in text  # the stacks of those that could still answer
     assert not alive(children)
     readable(run)

@@ -18,7 +18,9 @@ from areal_gsm8k.children import die_with_parent
 def main() -> None:
     die_with_parent()
     script, *arguments = sys.argv[1:]
-    import areal  # noqa: F401  the slow part, done while the launcher prepares model and servers
+    # The slow part, done while the launcher prepares model and servers.
+    import areal_gsm8k.loop.trainer
+    import areal_gsm8k.loop.workflow  # noqa: F401
 
     go = sys.stdin.buffer.raw.readline()
     if not go:

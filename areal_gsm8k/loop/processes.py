@@ -77,6 +77,7 @@ class RunProcesses:
             "AREAL_LLM_SERVER_ADDRS": ",".join(f"{server.host}:{server.port}" for server in self.servers),
             "MASTER_PORT": str(_free_port()),
         }
+        self.run.set_status("starting the trainer")
         for trainer in self.trainers:
             trainer.check()
             trainer.send_line(json.dumps({"environment": go}))

@@ -118,10 +118,10 @@ class GSM8KTrainer(PPOTrainer):
             samples = self._write_samples(global_step + 1, consumed)
             rejected = self._flush_rejected()
             seconds = time.perf_counter() - self.step_started
-            ours = step_metrics(samples, rejected, areal, version=global_step, seconds=seconds) | self.dev
-            append_lines(self.run.metrics, [{"step": global_step + 1, "epoch": epoch + 1} | ours])
-        numbers = {name: value for name, value in ours.items() if value is not None}
-        self.stats_logger.commit(epoch, epoch_step, global_step, areal | numbers)
+            ours = {"step": global_step + 1, "epoch": epoch + 1}
+            ours |= step_metrics(samples, rejected, areal, version=global_step, seconds=seconds) | self.dev
+            append_lines(self.run.metrics, [ours])
+        self.stats_logger.commit(epoch, epoch_step, global_step, areal | _numbers(ours))
         self.dev = {}
         self.steps_done = global_step + 1
         self.step_started = time.perf_counter()
@@ -155,7 +155,10 @@ class GSM8KTrainer(PPOTrainer):
         """An evaluation outside AReaL's loop, with a row of its own in metrics.jsonl."""
         self._evaluate_fn(eval_workflow, None)
         if self.rank == 0:
-            append_lines(self.run.metrics, [{"step": self.steps_done} | self.dev])
+            row = {"step": self.steps_done} | self.dev
+            append_lines(self.run.metrics, [row])
+            # AReaL counts its rows from 0 and never back: with this one at 0, step n of the run is its row n.
+            self.stats_logger.commit(0, -1, self.steps_done - 1, _numbers(row))
         self.dev = {}
 
     def _evaluate_fn(self, eval_workflow, eval_workflow_kwargs):
@@ -200,3 +203,8 @@ class GSM8KTrainer(PPOTrainer):
     def _status(self, phase: str, **details) -> None:
         if self.rank == 0:
             self.run.set_status(phase, **details)
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    """What trackers accept: no nulls."""
+    return {name: value for name, value in row.items() if value is not None}
