@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from areal_gsm8k import prompts, tiny
-from areal_gsm8k.loop import allocation, capacity
+from areal_gsm8k.loop import allocation, capacity, tracking
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
 from areal_gsm8k.loop.settings import Settings
@@ -41,7 +41,7 @@ class Plan:
     allocation: Allocation
     run_dir: Path
     start_model: Path | None = None  # set when actor.path was `tiny`: the folder to be made before training
-    environment: dict[str, str] = field(default_factory=dict)  # secrets: passed to children, never written
+    environment: dict[str, str] = field(default_factory=dict)  # secrets and the like: passed to children, never written
 
     def get(self, key: str):
         """The value at a dotted key."""
@@ -84,6 +84,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan
     except OmegaConfBaseException as broken:
         raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
     check_values(values, alloc)
+    environment |= tracking.prepare(values["stats_logger"], run_dir, environment)
     return Plan(values, alloc, run_dir, start_model, environment)
 
 
@@ -185,12 +186,18 @@ def _take_secrets(merged: DictConfig) -> dict[str, str]:
 
 
 def mask_secrets(arguments: list[str]) -> list[str]:
-    """Command-line arguments with the values of secret keys replaced, fit to be written down."""
-    keys = [key.removeprefix("+") for key in SECRETS]
-    return [
-        f"{argument.split('=', 1)[0]}=***" if argument.removeprefix("+").split("=", 1)[0] in keys else argument
-        for argument in arguments
-    ]
+    """Command-line arguments with the values of secret keys replaced, fit to be written down.
+
+    A whole section, as in `stats_logger.wandb={wandb_api_key: ...}`, is replaced when it holds such a key.
+    """
+    masked = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        name = key.removeprefix("+")
+        inside = (secret for secret in SECRETS if secret.startswith(f"{name}."))
+        hidden = name in SECRETS or any(secret.rsplit(".", 1)[1] in value for secret in inside)
+        masked.append(f"{key}=***" if hidden else argument)
+    return masked
 
 
 def check_values(values: dict, alloc: Allocation) -> None:
