@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from . import protocol
+from .protocol import MalformedBody
 from .request import Request
 from .weights import WeightsError
 from .worker import EngineThread
@@ -33,14 +34,20 @@ def _error(message: str, status: int = 400) -> web.Response:
     return _json({"error": {"message": message}}, status)
 
 
+def _malformed(message: str) -> web.Response:
+    return _json({"object": "error", "message": message, "type": "Bad Request", "param": None, "code": 400}, 400)
+
+
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except MalformedBody as error:
+        return _malformed(str(error))
     except ValueError as error:
         return _error(str(error))
     except web.HTTPException as error:
-        return _error(error.reason, error.status)
+        return _json({"detail": error.reason}, error.status)
     except ConnectionError:  # the client of a stream is gone
         raise
     except Exception as error:
@@ -54,9 +61,9 @@ async def _body(request: web.Request) -> dict:
     try:
         body = json.loads(raw) if raw else {}
     except ValueError as error:
-        raise ValueError(f"the body is not JSON: {error}") from error
+        raise MalformedBody(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
-        raise ValueError("the body must be a JSON object")
+        raise MalformedBody("the body must be a JSON object")
     return body
 
 
@@ -89,7 +96,13 @@ class Api:
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
         body = await _body(http)
-        requests, batched = protocol.parse(body, self.engine)
+        try:
+            requests, batched = protocol.parse(body, self.engine)
+        except ValueError as error:
+            if not body.get("stream") or isinstance(error, MalformedBody):
+                raise
+            event = json.dumps({"error": {"message": str(error)}})
+            return web.Response(text=f"data: {event}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
         if body.get("stream"):
             if batched:
                 raise ValueError("stream is supported for one prompt and one sample at a time")
@@ -169,7 +182,10 @@ class Api:
     # -- controls ------------------------------------------------------------------------------------------------------
 
     async def pause(self, http: web.Request) -> web.Response:
-        await self.worker.call(self.engine.pause, (await _body(http)).get("mode") or "abort")
+        try:
+            await self.worker.call(self.engine.pause, (await _body(http)).get("mode", "abort"))
+        except ValueError as error:
+            raise MalformedBody(str(error)) from error
         return _json({"message": "Generation paused successfully.", "status": "ok"})
 
     async def resume(self, http: web.Request) -> web.Response:
@@ -178,12 +194,10 @@ class Api:
         return _json({"message": "Generation continued successfully.", "status": "ok"})
 
     async def abort(self, http: web.Request) -> web.Response:
-        """By rid (a prefix, as in SGLang, so that the samples of a batch go together) or all."""
+        """By rid (a prefix, as in SGLang, so that the samples of a batch go together) or all; without either, none."""
         body = await _body(http)
-        rid = body.get("rid") or ""
-        if not rid and not body.get("abort_all"):
-            raise ValueError("abort_request needs rid or abort_all")
-        match = (lambda r: True) if body.get("abort_all") else (lambda r: r.rid.startswith(rid))
+        rid = body.get("rid")
+        match = (lambda r: True) if body.get("abort_all") else (lambda r: bool(rid) and r.rid.startswith(rid))
         await self.worker.call(self.engine.abort, match, not body.get("abort_all"))
         return web.Response()
 
@@ -197,8 +211,8 @@ class Api:
         """Paused: at once. Otherwise once the running requests are done (or aborted, with abort_all_requests)."""
         body = await _body(http)
         path = body.get("model_path")
-        if not isinstance(path, str) or not path:
-            raise ValueError("model_path must be the path of a Hugging Face model folder")
+        if not isinstance(path, str):
+            raise MalformedBody(f"model_path must be the path of a Hugging Face model folder, got {path!r}")
         if body.get("abort_all_requests"):
             await self.worker.call(self.engine.abort, lambda r: True)
         started = time.monotonic()

@@ -25,6 +25,9 @@ from .sampling import SamplingParams, sample
 from .scoring import best, prompt_logprobs
 from .tokenizer import load_tokenizer
 
+# SGLang's: an answer ends this many tokens before the context does, and a prompt leaves room for so long an answer.
+LEFT_FREE, SHORTEST_ANSWER = 2, 5
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -85,7 +88,9 @@ class Engine:
             raise ValueError(
                 f"The input ({length} tokens) is longer than the model's context length ({context} tokens)."
             )
-        if params.max_new_tokens is not None and length + params.max_new_tokens > context:
+        if length > (longest := context - LEFT_FREE - SHORTEST_ANSWER):
+            raise ValueError(f"Input length ({length} tokens) exceeds the maximum allowed length ({longest} tokens).")
+        if params.max_new_tokens is not None and length + params.max_new_tokens >= context:
             raise ValueError(
                 f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested "
                 f"a total of {length + params.max_new_tokens} tokens: {length} tokens from the input messages and "
@@ -93,13 +98,14 @@ class Engine:
             )
         if params.stop and self.tokenizer is None:
             raise ValueError(f"stop={list(params.stop)} needs a tokenizer, and {self.path} holds none.")
+        limit = context - LEFT_FREE - length
         seed = self.random.getrandbits(63) if params.seed is None else params.seed + sample
         stop_ids = () if params.ignore_eos else (*params.stop_token_ids, *self.eos_ids)
         return Request(
             prompt_ids=prompt_ids,
             params=params,
             seed=seed % 2**64,
-            max_new_tokens=context - length if params.max_new_tokens is None else params.max_new_tokens,
+            max_new_tokens=limit if params.max_new_tokens is None else min(limit, params.max_new_tokens),
             stop_ids=frozenset(t for t in stop_ids if 0 <= t < self.model.vocab_size),
             tokenizer=self.tokenizer,
             **options,

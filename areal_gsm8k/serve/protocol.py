@@ -28,15 +28,19 @@ UNSUPPORTED = (
 )
 
 
-def parse(payload: object, engine: Engine) -> tuple[list[Request], bool]:
+class MalformedBody(ValueError):
+    """A body that is not JSON, or a field of the wrong type. SGLang's error for these has a shape of its own."""
+
+
+def parse(payload: dict, engine: Engine) -> tuple[list[Request], bool]:
     """The requests of one call, sample by sample, and whether the answer is a list. Raises ValueError."""
-    if not isinstance(payload, dict):
-        raise ValueError("the body must be a JSON object")
     for key in UNSUPPORTED:
         if payload.get(key):
             raise ValueError(f"{key} is not supported by this server")
     prompts, batched = _prompts(payload, engine)
     given = payload.get("sampling_params")
+    if not isinstance(given, dict | list | None):
+        raise MalformedBody(f"sampling_params must be an object or a list of them, got {given!r}")
     shared = None if isinstance(given, list) else SamplingParams.parse(given)
     each = _spread(given, len(prompts), "sampling_params")
     params = [shared or SamplingParams.parse(own) for own in each]
@@ -61,7 +65,7 @@ def _prompts(payload: dict, engine: Engine) -> tuple[list[list[int]], bool]:
     if text is not None:
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-            raise ValueError("text must be a string or a non-empty list of strings")
+            raise MalformedBody("text must be a string or a non-empty list of strings")
         if engine.tokenizer is None:
             raise ValueError(f"text needs a tokenizer, and {engine.path} holds none: send input_ids")
         return [engine.tokenizer.encode(t) for t in texts], not isinstance(text, str)
@@ -69,7 +73,7 @@ def _prompts(payload: dict, engine: Engine) -> tuple[list[list[int]], bool]:
     prompts = ids if batched else [ids]
     for prompt in prompts:
         if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
-            raise ValueError("input_ids must be a list of integers or a list of such lists")
+            raise MalformedBody("input_ids must be a list of integers or a list of such lists")
     return prompts, batched
 
 
@@ -87,7 +91,7 @@ def _rids(rid: object, count: int) -> list[str | None]:
         return [f"{rid}_{i}" for i in range(count)]
     rids = _spread(rid, count, "rid")
     if not all(r is None or isinstance(r, str) for r in rids):
-        raise ValueError("rid must be a string or a list of strings")
+        raise MalformedBody("rid must be a string or a list of strings")
     return rids
 
 

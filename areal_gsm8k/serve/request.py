@@ -20,7 +20,7 @@ class Request:
     prompt_ids: list[int]
     params: SamplingParams
     seed: int = 0
-    max_new_tokens: int = 128  # params.max_new_tokens, bounded by the context length
+    max_new_tokens: int = 128  # params.max_new_tokens, bounded by the context
     stop_ids: frozenset[int] = frozenset()  # stop_token_ids and end-of-sequence ids, empty with ignore_eos
     rid: str = field(default_factory=lambda: uuid.uuid4().hex)
     logprob_start: int | None = None  # prompt logprobs from this position on; None: none

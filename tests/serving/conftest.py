@@ -1,7 +1,7 @@
 """A tiny random Qwen2 with a tokenizer, the server under test, and Hugging Face itself as the reference.
 
-The contract (test_generation, test_controls) speaks HTTP only, through ``client``: the embedded server and, with
---sglang, real SGLang, one after the other.
+The contract (test_generation, test_controls, test_errors) speaks HTTP only, through ``client``: the embedded server
+and, with --sglang, real SGLang, one after the other.
 """
 
 from __future__ import annotations
@@ -60,7 +60,14 @@ def embedded(tmp_path_factory, folder) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def sglang(tmp_path_factory, folder) -> Iterator[Client]:
+def sglang_wanted(pytestconfig) -> None:
+    """Skips what needs real SGLang unless --sglang was given."""
+    if not pytestconfig.getoption("--sglang"):
+        pytest.skip("needs real SGLang: ./run test --sglang")
+
+
+@pytest.fixture(scope="session")
+def sglang(tmp_path_factory, folder, sglang_wanted) -> Iterator[Client]:
     """Real SGLang, one for the session."""
     log = tmp_path_factory.mktemp("sglang") / "server.log"
     with SGLangServer(folder, log, **LIMITS) as server:
@@ -88,5 +95,5 @@ def swappable(client, folder):
     yield client
     client.call("/abort_request", {"abort_all": True})
     client.call("/continue_generation", {})
-    status, answer = client.call("/update_weights_from_disk", {"model_path": folder, "abort_all_requests": True})
+    status, answer = client.update_weights(folder, abort_all_requests=True)
     assert status == 200, answer

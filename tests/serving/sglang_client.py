@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,18 @@ class Client:
         status, answer = self.call("/generate", payload | {"sampling_params": options})
         assert status == 200, answer
         return answer
+
+    def update_weights(self, path: str, **options):
+        """(status, answer) of a weight update, sent once nothing runs: flush_cache succeeds then.
+
+        Real SGLang's scheduler runs a step ahead, and 0.5.10 dies of an update that comes before it has noticed that
+        the last request is done.
+        """
+        deadline = time.monotonic() + 60
+        while self.call("/flush_cache", {})[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return self.call("/update_weights_from_disk", {"model_path": path} | options)
 
     def later(self, ids, **options):
         return self.pool.submit(self.generate, ids, **options)

