@@ -44,8 +44,11 @@ class Plan:
     environment: dict[str, str] = field(default_factory=dict)  # secrets and the like: passed to children, never written
 
     def get(self, key: str):
-        """The value at a dotted key."""
-        return OmegaConf.select(OmegaConf.create(self.values), key)
+        """The value at a dotted key; None when it is not set."""
+        value = self.values
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.values), sort_keys=True)
