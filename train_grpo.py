@@ -11,7 +11,7 @@ trainer process among them does.
 import os
 import sys
 
-from areal_gsm8k.loop import launch
+from areal_gsm8k import cli
 
 
 def main(config_file: str) -> None:
@@ -39,4 +39,4 @@ if __name__ == "__main__":
     if "AREAL_SPMD_MODE" in os.environ:  # a trainer process: --config names the run's resolved file
         main(sys.argv[sys.argv.index("--config") + 1])
     else:
-        launch.from_command_line(sys.argv)
+        cli.start_script(sys.argv)

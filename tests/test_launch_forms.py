@@ -74,7 +74,7 @@ def test_a_wheel_carries_the_shim(tmp_path):
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read(SHIM).decode() == (PROJECT / "areal_gsm8k" / "loop" / "launcher_shim.py").read_text()
+        assert archive.read(SHIM).decode() == (PROJECT / "areal_gsm8k" / "cli" / "launcher_shim.py").read_text()
         names = archive.namelist()
     assert "math_parser.py" in names and "areal_gsm8k/loop/areal_schema.json" in names
     assert [name for name in names if name.startswith("areal/")] == [SHIM]

@@ -1,5 +1,8 @@
 """The command line: `gsm8k <verb>`, one file a verb. Heavy imports wait until a verb runs."""
 
+import sys
+from pathlib import Path
+
 import typer
 
 from areal_gsm8k.cli import data, train
@@ -11,3 +14,11 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     app()
+
+
+def start_script(arguments: list[str]) -> None:
+    """`train_grpo.py --config ... key=value ...`, typed as a script or through AReaL's launcher: the verb `train`."""
+    script, *rest = arguments
+    if Path(script).name != "train_grpo.py":
+        sys.exit(f"{script}: this launcher starts train_grpo.py only; AReaL's own is areal.infra.launcher.local.")
+    app(["train", *rest], prog_name=script)

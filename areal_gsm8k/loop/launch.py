@@ -70,16 +70,6 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
         return 1
 
 
-def from_command_line(arguments: list[str]) -> None:
-    """`train_grpo.py --config ... key=value ...`, as typed by a user or through AReaL's launcher; ends the process."""
-    script, *rest = arguments
-    if Path(script).name != "train_grpo.py":
-        sys.exit(f"{script}: this launcher starts train_grpo.py only; AReaL's own is areal.infra.launcher.local.")
-    from areal_gsm8k import cli
-
-    cli.app(["train", *rest], prog_name=script)
-
-
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 

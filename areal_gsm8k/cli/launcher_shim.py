@@ -5,7 +5,7 @@ python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path
 
 import sys
 
-from areal_gsm8k.loop.launch import from_command_line
+from areal_gsm8k.cli import start_script
 
 if __name__ == "__main__":
-    from_command_line(sys.argv[1:] or ["(no script)"])
+    start_script(sys.argv[1:] or ["(no script)"])
