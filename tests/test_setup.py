@@ -4,7 +4,6 @@ Each test runs a copy of the script with a PATH of its own: real coreutils, and 
 uname that note how they were called. Nothing is installed and no network is used.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -268,30 +267,6 @@ def test_real_sglang_gets_an_environment_of_its_own(clone):
     assert clone.called("^python -m pytest --sglang -x$")
     assert clone.run("test", "--sglang")[0] == 0
     assert not clone.called("^uv|-m venv")
-
-
-def test_pip_settings_are_handed_on():
-    spec = importlib.util.spec_from_file_location("pip_settings", ROOT / "requirements" / "pip_settings.py")
-    pip_settings = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pip_settings)
-    listing = "\n".join(
-        [
-            "global.find-links='\\n/a\\n/b'",
-            "install.index-url='https://user:p%40ss@mirror.example/simple'",
-            "global.index-url='https://other.example/simple'",
-            ":env:.cert='/etc/bundle.pem'",
-            "global.timeout='60'",
-            "download.find-links='/never'",
-        ]
-    )
-    found = pip_settings.settings(listing)
-    assert found == {
-        "find-links": ["/a", "/b"],
-        "index-url": ["https://user:p%40ss@mirror.example/simple"],
-        "cert": ["/etc/bundle.pem"],
-    }
-    lines = pip_settings.exports(found, {"SSL_CERT_FILE": "/mine.pem"})
-    assert lines == ["export UV_FIND_LINKS=/a,/b", "export UV_DEFAULT_INDEX=https://user:p%40ss@mirror.example/simple"]
 
 
 def test_continuous_integration_runs_the_tests_from_anywhere(clone, tmp_path):
