@@ -29,7 +29,7 @@ def main(config_file: str) -> None:
     check_lengths(config, tokenizer, train_problems)
 
     def workflow(gconfig):
-        return GSM8KWorkflow(tokenizer, gconfig, config, config.run.records)
+        return GSM8KWorkflow(tokenizer, gconfig, config, config.run.records, config.seed)
 
     with GSM8KTrainer(config, train_dataset=train_problems, valid_dataset=dev_problems) as trainer:
         trainer.train(workflow=workflow(config.gconfig), eval_workflow=workflow(config.eval_gconfig))

@@ -18,8 +18,9 @@ class RecordWriter:
 
     def __init__(self, folder: Path | str):
         self._shard = Path(folder) / f"{os.getpid()}_{secrets.token_hex(4)}.jsonl"
-        # 31 random bits for the process, 32 for its samples: unique over processes and resumed runs, fits int64.
-        self._next_id = secrets.randbits(31) << 32
+        # For samples outside the data order (evaluations): 31 random bits for the process, 32 for its samples. Unique
+        # over processes, fits int64, and beyond the ids of training samples, which count from 0.
+        self._next_id = (1 + secrets.randbelow(2**31 - 1)) << 32
         self._lock = threading.Lock()
 
     def new_id(self) -> int:

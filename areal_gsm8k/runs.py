@@ -7,8 +7,10 @@
         evaluations/         step_NNNNN.jsonl: every graded dev completion of that evaluation
         summary.json         accuracy before and after, and what made it
         plots/ checkpoints/ logs/
+        recovery/            the two newest recovery checkpoints (areal_gsm8k/recovery.py)
         areal/               AReaL's own tree
         status.json          phase and process id, for whoever watches
+        launches.jsonl       one object a start or resume: command, time, step it began from
 
 Whole files are written under a temporary name, synced and renamed; lines are appended whole, and a torn last line
 (a crash mid-write) is skipped when read.
@@ -21,6 +23,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FINISHED = "finished"  # the last phase of a run that ended well
+IN_A_STEP = ("rollout", "training", "evaluating", "saving a recovery point")  # phases of the trainer's loop
+STOPPED = "stopped"  # and of one that was asked to stop, and saved
 
 
 class RunError(RuntimeError):
@@ -84,21 +88,45 @@ class Run:
         self.plots = self.root / "plots"
         self.checkpoints = self.root / "checkpoints"
         self.logs = self.root / "logs"
+        self.recovery = self.root / "recovery"
+        self.launches = self.root / "launches.jsonl"
+        self.stop_request = self.root / ".stop"  # there when the trainer is to stop after the step at hand
+        self.lock = self.root / ".lock"  # locked, and names the process, while a launcher holds the run
         self.areal = self.root / "areal"
         self.records = self.areal / "records"  # per-process shards of sample records, joined by the trainer
 
     @classmethod
     def create(cls, root: Path | str) -> "Run":
-        """Make a fresh run directory. Raises RunError when one with content is there already."""
+        """Make a fresh run directory and claim it. Raises RunError when one with content is there already."""
         run = cls(root)
         if run.root.exists() and any(run.root.iterdir()):
+            if run.lock.exists():
+                run.claim()  # a live run is refused as such
             raise RunError(
-                f"{run.root} already holds a run. Give this one another name (trial_name=...), "
-                "or leave trial_name out to have it named after the time."
+                f"{run.root} already holds a run. To go on with it: ./run train --resume {run.root}. To start another, "
+                "give it another name (trial_name=...), or leave trial_name out to have it named after the time."
             )
-        for folder in (run.plots, run.checkpoints, run.logs, run.records, run.rejected.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        run.make_folders()
+        run.claim()
         return run
+
+    def make_folders(self) -> None:
+        for folder in (self.plots, self.checkpoints, self.logs, self.records, self.rejected.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def claim(self) -> None:
+        """Hold the run for this process until it ends, however it ends. Raises RunError when another one holds it."""
+        import fcntl  # not on Windows, where nothing is trained through AReaL
+
+        self._lock = self.lock.open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            raise RunError(f"{self.root} is running, as process {self._lock.read().strip() or '?'}.") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
 
     def samples(self, step: int) -> Path:
         return self.root / "samples" / f"step_{step:05d}.jsonl"
@@ -111,6 +139,22 @@ class Run:
 
     def read_summary(self) -> dict | None:
         return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+    def add_launch(self, command: str, step: int) -> None:
+        """Note a start (`step` 0) or resume after `step`; `spent` sums the seconds of the launches before."""
+        now, spent = time.time(), 0.0
+        if earlier := self.read_launches():
+            ended = self.status().get("time", now)  # a killed launch says no more than its last status
+            spent = earlier[-1]["spent"] + max(0.0, ended - earlier[-1]["time"])
+        append_lines(self.launches, [{"command": command, "time": now, "step": step, "spent": spent}])
+
+    def read_launches(self) -> list[dict]:
+        return read_lines(self.launches)[0]
+
+    def in_a_step(self) -> bool:
+        """Whether the trainer is somewhere in its loop, not on the way to it."""
+        status = self.status()
+        return status.get("phase") in IN_A_STEP and status.get("step", 0) > 0
 
     def set_status(self, phase: str, **details) -> None:
         """Say what the run is doing; `phase` is shown to the user and named when something hangs."""

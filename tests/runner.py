@@ -9,9 +9,11 @@ import psutil
 
 from areal_gsm8k.loop.config import CPU_OVERLAY, PROJECT
 
+PROGRAM = [sys.executable, "-m", "areal_gsm8k", "train"]
+
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "areal_gsm8k", "train", "--config", str(CPU_OVERLAY), *arguments]
+    return [*PROGRAM, "--config", str(CPU_OVERLAY), *arguments]
 
 
 def train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -24,11 +26,12 @@ def train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
 class Running:
     """A run in the background; its output is collected in a file."""
 
-    def __init__(self, folder: Path, *arguments: str):
+    def __init__(self, folder: Path, *arguments: str, resume: Path | None = None):
         self.output = folder / "output.txt"
         folder.mkdir(parents=True, exist_ok=True)
         with self.output.open("w") as out:
-            self.process = subprocess.Popen(command(*arguments), stdout=out, stderr=subprocess.STDOUT, cwd=PROJECT)
+            started = command(*arguments) if resume is None else [*PROGRAM, "--resume", str(resume), *arguments]
+            self.process = subprocess.Popen(started, stdout=out, stderr=subprocess.STDOUT, cwd=PROJECT)
 
     def text(self) -> str:
         return self.output.read_text()

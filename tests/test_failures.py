@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 from runner import Running, alive, train
@@ -99,23 +100,46 @@ def test_a_killed_trainer_ends_the_run_within_seconds(training):
     readable(run)
 
 
-def test_ctrl_c_in_training(training):
+def complete(run: Run, steps: int) -> None:
+    """Steps and samples without gaps or duplicates."""
+    assert [row["step"] for row in run.read_metrics() if "reward" in row] == list(range(1, steps + 1))
+    positions = [row["position"] for step in range(1, steps + 1) for row in read_lines(run.samples(step))[0]]
+    assert len(positions) == 64 * steps and set(Counter(positions).values()) == {8}
+
+
+def test_stopped_stopped_at_once_killed_and_resumed(training):
     running, run = training
     children = running.descendants()
+    running.process.send_signal(signal.SIGINT)  # once: the step is finished and saved
+    assert running.finish(30) == 130
+    saved = run.status()["step"]
+    assert "finishing this step" in running.text() and f"Stopped by Ctrl-C after step {saved}, saved" in running.text()
+    assert f"./run train --resume {run.root}" in running.text() and (run.checkpoints / "last").exists()
+    assert not alive(children)
+    complete(run, saved)
+
+    running = Running(run.root.parent / "o2", resume=run.root)
+    running.wait_for(lambda: len(run.read_metrics()) > saved + 2)
+    children = running.descendants()
+    assert f"Going on after step {saved}" in running.text() and "done again" not in running.text()
     running.process.send_signal(signal.SIGINT)
-    assert running.finish(10) == 130
-    assert "Stopped by Ctrl-C" in running.text() and str(run.root) in running.text()
+    running.wait_for(run.stop_request.exists)
+    running.process.send_signal(signal.SIGINT)  # twice: now
+    assert running.finish(10) == 130 and "Stopped by Ctrl-C. Everything" in running.text()
     assert not alive(children)
     readable(run)
 
-
-def test_a_killed_launcher_takes_everything_along(training):
-    running, run = training
+    running = Running(run.root.parent / "o3", resume=run.root)
+    running.wait_for(lambda: run.status().get("phase") == "training")
     children = running.descendants()
-    running.process.kill()
+    running.process.kill()  # SIGKILL of the launcher takes everything along
     running.process.wait()
     assert not alive(children)
     readable(run)
+
+    running = Running(run.root.parent / "o4", f"total_train_steps={saved + 4}", resume=run.root)
+    assert running.finish(120) == 0, running.text()
+    complete(run, saved + 4)
 
 
 @pytest.mark.parametrize("phase", ["making the start model", "starting the rollout servers", "loading the model"])

@@ -75,7 +75,10 @@ def test_the_table_shows_rates_intervals_and_change(run):
 
 def test_plain_lines_where_there_is_no_terminal(run):
     console = Console(file=io.StringIO(), width=200)
+    rows = run.read_metrics()
+    run.metrics.unlink()
     with LiveView(run, total_steps=10, console=console) as view:
+        append_lines(run.metrics, rows)
         view.update()
         append_lines(run.metrics, [step_row(4, staleness=1.5)])
         view.update()
@@ -85,6 +88,17 @@ def test_plain_lines_where_there_is_no_terminal(run):
     assert [line.split()[1] for line in lines] == ["0/10", "1/10", "2/10", "3/10", "4/10"]  # each row once
     assert "dev 75.0%" in lines[3] and "no signal 50%" in lines[3] and "staleness 1.5" in lines[4]
     assert lines[4].endswith("0:12 left")  # six steps of two seconds
+
+
+def test_a_resumed_run_does_not_print_its_old_rows_again(run):
+    console = Console(file=io.StringIO(), width=200)
+    with LiveView(run, total_steps=10, console=console) as view:
+        run.set_status("loading the model")
+        view.update()
+        append_lines(run.metrics, [step_row(4)])
+        view.update()
+    phase, line = console.file.getvalue().splitlines()
+    assert phase.endswith("loading the model") and line.startswith("step 4/10") and line.endswith("0:12 left")
 
 
 def test_the_live_view_in_a_terminal(run):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -8,8 +9,11 @@ from areal_gsm8k.runs import Run, RunError, append_lines, read_lines, write_atom
 def test_a_used_directory_is_refused_and_an_empty_one_is_not(tmp_path):
     run = Run.create(tmp_path / "e" / "t")
     assert run.records.is_dir() and run.rejected.parent.is_dir()
-    with pytest.raises(RunError, match="trial_name"):
-        Run.create(tmp_path / "e" / "t")
+    with pytest.raises(RunError, match=f"is running, as process {os.getpid()}"):
+        Run.create(run.root)
+    run._lock.close()
+    with pytest.raises(RunError, match=f"--resume {run.root}.*trial_name"):
+        Run.create(run.root)
     (tmp_path / "empty").mkdir()
     Run.create(tmp_path / "empty")
 
@@ -47,3 +51,11 @@ def test_status_round_trips(tmp_path):
     run.set_status("rollout", step=3)
     assert run.status()["phase"] == "rollout" and run.status()["step"] == 3
     json.loads(run.status_file.read_text())
+
+
+def test_the_time_of_earlier_launches_adds_up(tmp_path):
+    run = Run.create(tmp_path / "r")
+    write_atomically(run.launches, '{"command": "a", "time": 100.0, "step": 0, "spent": 0.0}\n')
+    write_atomically(run.status_file, '{"phase": "training", "time": 130.0}')
+    run.add_launch("b", step=7)
+    assert [(launch["step"], launch["spent"]) for launch in run.read_launches()] == [(0, 0.0), (7, 30.0)]

@@ -162,3 +162,22 @@ def test_areal_really_hands_over_partial_groups(tokenizer, tmp_path, monkeypatch
     assert not GroupFilter(3, False, tmp_path)(kept)
     reasons = [row["rejected"] for row in RecordReader(tmp_path).take_rejected()]
     assert sorted(reasons) == ["ValueError: no", "partial group: 2 of 3 samples", "partial group: 2 of 3 samples"]
+
+
+def test_a_training_sample_has_its_id_and_seed_from_its_place_in_the_data_order(tokenizer, tmp_path):
+    made = GSM8KWorkflow(tokenizer, GenerationHyperparameters(n_samples=3), Settings(), tmp_path, seed=5)
+    fake = FakeEngine(tokenizer, "#### 5")
+
+    async def groups():
+        return [
+            await asyncio.gather(*(made.arun_episode(fake, ROW | {"position": position}) for _ in range(3)))
+            for position in (4, 9)
+        ]
+
+    ids = [[sample["sample_id"].item() for sample in group] for group in asyncio.run(groups())]
+    assert ids == [[12, 13, 14], [27, 28, 29]]
+    seeds = [request.metadata["sampling_seed"] for request in fake.requests]
+    assert seeds == [5 * 2**32 + sample for group in ids for sample in group]
+    assert {row["position"] for row in RecordReader(tmp_path).take([12, 29])} == {4, 9}
+    evaluation = asyncio.run(made.arun_episode(fake, ROW))["sample_id"].item()
+    assert evaluation >= 2**32 and made.begun == {}

@@ -2,6 +2,7 @@
 
 ./run train
 ./run train --config configs/cpu.yaml seed=2 actor.lr=1e-4
+./run train --resume runs/tiny-grpo/20261121_101500
 """
 
 from pathlib import Path
@@ -17,6 +18,10 @@ def train(
     config: Annotated[
         list[Path] | None, typer.Option(help="Overlay of train_grpo.yaml; may be repeated, later wins.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, from its newest recovery point."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the resolved configuration and start nothing.")
     ] = False,
@@ -24,4 +29,4 @@ def train(
     """Train with GRPO. Without --config and without a GPU: the CPU recipe, a tiny model that learns in minutes."""
     from areal_gsm8k.loop import launch
 
-    raise typer.Exit(launch.train(config or [], overrides or [], dry_run))
+    raise typer.Exit(launch.train(config or [], overrides or [], dry_run, resume))

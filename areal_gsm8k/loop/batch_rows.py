@@ -20,6 +20,7 @@ AREAL_STATS = {  # our metric name -> AReaL's key
     "time/train": "timeperf/train_step",
     "time/update_weights": "timeperf/update_weights",
     "time/save": "timeperf/save",
+    "time/recovery": "timeperf/recovery",
     "time/eval": "timeperf/eval",
 }
 
@@ -71,7 +72,7 @@ def step_metrics(
         groups.setdefault(row["group"], []).append(row["reward"])
     gaps = [row["logprob_gap_current"] for row in samples if row.get("logprob_gap_current") is not None]
     drifts = [row["logprob_drift"] for row in samples if row.get("logprob_drift") is not None]
-    generating = seconds - areal.get("timeperf/eval", 0.0) - areal.get("timeperf/save", 0.0)
+    generating = seconds - sum(areal.get(f"timeperf/{name}", 0.0) for name in ("eval", "save", "recovery"))
     tokens = [row["completion_tokens"] for row in samples]
     staleness = [version - v for row in samples for v in row["versions"]]
     metrics = {

@@ -69,7 +69,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan
     """Compose and check a configuration. Raises ConfigError with the key, what was found and what to do."""
     sources = [_read_yaml(BASE)]
     sources += [_read_yaml(file) for file in config_files if file.resolve() != BASE]
-    sources.append(_read_overrides(overrides))
+    sources.append(read_overrides(overrides))
     merged = OmegaConf.merge(OmegaConf.create(asdict(Settings())), *sources)
     try:
         check_keys(OmegaConf.to_container(merged, resolve=True))
@@ -82,7 +82,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan
             start_model = tiny.start_model_folder(runs_dir.absolute() / ".start_models", merged.seed)
             merged.actor.path = str(start_model)
         _spread_names(merged, (run_dir / "areal").absolute())
-        environment = _take_secrets(merged)
+        environment = take_secrets(merged)
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as broken:
         raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
@@ -105,7 +105,8 @@ def _read_yaml(file: Path) -> DictConfig:
     return _own_names(loaded, f"{file}: ")
 
 
-def _read_overrides(overrides: list[str]) -> DictConfig:
+def read_overrides(overrides: list[str]) -> DictConfig:
+    """`key=value` arguments as a nested configuration, keys checked. Raises ConfigError."""
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override!r} is neither an option nor key=value.")
@@ -149,18 +150,22 @@ def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
     if train:
         side = allocation.parse_side(str(train), allocation.TRAIN_BACKENDS, key="actor.backend", default="fsdp")
         alloc = Allocation(alloc.rollout, side)
-    if alloc.rollout.backend != "embedded" and not gpu:
-        raise ConfigError(
-            f"allocation_mode={merged.allocation_mode!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
-            "`nvidia-smi -L`. Without one use the embedded back end: allocation_mode=embedded.d1+fsdp.d1, "
-            "or the whole CPU recipe: --config configs/cpu.yaml."
-        )
+    check_gpu(alloc, gpu)
     merged.allocation_mode = str(alloc)
     OmegaConf.update(merged, "rollout.backend", alloc.areal_rollout)
     OmegaConf.update(merged, "actor.backend", alloc.areal_train)
     if merged.cluster.n_nodes == 1:  # AReaL takes a server wider than this for a multi-node one
         merged.cluster.n_gpus_per_node = max(merged.cluster.n_gpus_per_node, alloc.rollout.devices, alloc.train.devices)
     return alloc
+
+
+def check_gpu(alloc: Allocation, gpu: bool) -> None:
+    if alloc.rollout.backend != "embedded" and not gpu:
+        raise ConfigError(
+            f"allocation_mode={str(alloc)!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
+            "`nvidia-smi -L`. Without one use the embedded back end: allocation_mode=embedded.d1+fsdp.d1, "
+            "or the whole CPU recipe: --config configs/cpu.yaml."
+        )
 
 
 def _spread_names(merged: DictConfig, fileroot: Path) -> None:
@@ -177,7 +182,7 @@ def _spread_names(merged: DictConfig, fileroot: Path) -> None:
         merged[section].fileroot = str(fileroot)
 
 
-def _take_secrets(merged: DictConfig) -> dict[str, str]:
+def take_secrets(merged: DictConfig) -> dict[str, str]:
     """Move keys that must not be written anywhere into the children's environment."""
     environment = {}
     for key, variable in SECRETS.items():
@@ -246,6 +251,12 @@ def check_values(values: dict, alloc: Allocation) -> None:
             "and reward unlikely tokens. Configure ref, or set actor.kl_ctl=0.",
         ),
         (actor.get("use_lora"), "actor.use_lora=true needs AReaL's single controller, which is not offered yet."),
+        (
+            values["recover"]["mode"] not in ("disabled", "off"),
+            f"recover.mode={values['recover']['mode']}: AReaL's own recovery overwrites its only checkpoint in place, "
+            "and ours takes its place. Leave the mode disabled, say how often to save with recover.freq_steps or "
+            "recover.freq_secs, and go on with ./run train --resume RUN.",
+        ),
         (
             values["scheduler"]["type"],
             f"scheduler.type={values['scheduler']['type']}: AReaL's single controller is not offered yet.",

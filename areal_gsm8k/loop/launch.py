@@ -1,7 +1,9 @@
 """`./run train`: check the configuration, start the processes, show the run, sum it up.
 
     ./run train [--config FILE]... [key=value]... [--dry-run]
+    ./run train --resume RUN
 
+Ctrl-C in training finishes the step and saves; a second one stops at once.
 Exit codes: 0 done, 1 the run failed, 2 it could not start, 130 Ctrl-C.
 """
 
@@ -18,13 +20,13 @@ from rich.progress import Progress
 
 from areal_gsm8k import data, hub, tiny
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.loop import config
+from areal_gsm8k.loop import config, resume
 from areal_gsm8k.loop.config import Plan
 from areal_gsm8k.loop.processes import processes
 from areal_gsm8k.loop.schema import ConfigError
 from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
-from areal_gsm8k.runs import Run, RunError
+from areal_gsm8k.runs import STOPPED, Run, RunError
 from math_parser import grade
 
 POLL_SECONDS = 0.25
@@ -32,15 +34,14 @@ POLL_SECONDS = 0.25
 WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.015
 
 
-def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
+def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed: Path | None = None) -> int:
     """The verb `train`; returns the exit code."""
     console = Console()
-    began = time.monotonic()
     for ending in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, ending):
             signal.signal(getattr(signal, ending), lambda number, _: sys.exit(128 + number))
     try:
-        plan = _plan(config_files, overrides, console)
+        plan = _plan(config_files, overrides, resumed, console)
         if dry_run:
             file = plan.run_dir.with_name(f"{plan.run_dir.name}.dry-run.yaml")
             config.write(plan, file)
@@ -48,8 +49,9 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
             return 0
         check_model(plan)
         steps = count_steps(plan)
-        run = Run.create(plan.run_dir)
+        run, step = _open(plan, resumed, console)
         config.write(plan, run.config)
+        run.add_launch(_typed_command(), step)
     except (ConfigError, RunError, data.DataError, OSError) as mistake:
         _say(console, f"[red]Cannot start:[/red] {escape(str(mistake))}")
         return 2
@@ -57,29 +59,52 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool) -> int:
         _say(console, "\nStopped by Ctrl-C before anything was started.")
         return 130
     try:
-        _say(console, _announcement(plan, run, steps))
+        _say(console, _announcement(plan, run, steps, step))
         _train(plan, run, steps, console)
-        _finish(plan, run, console, seconds=time.monotonic() - began)
+        if run.status().get("phase") == STOPPED:
+            _say(console, f"Stopped by Ctrl-C after step {run.status()['step']}, saved. {_go_on(run)}")
+            return 130
+        _finish(plan, run, console)
         return 0
     except KeyboardInterrupt:
-        _say(console, f"\nStopped by Ctrl-C. Everything written so far is in {run.root}.")
+        _say(console, f"\nStopped by Ctrl-C. Everything written so far is in {run.root}. {_go_on(run)}")
         return 130
     except (ChildDied, OSError, RuntimeError, ValueError) as failure:
         _say(console, f"[red]The run failed:[/red] {escape(str(failure))}")
-        _say(console, f"Everything written so far is in {run.root}.")
+        _say(console, f"Everything written so far is in {run.root}. {_go_on(run)}")
         return 1
+
+
+def _go_on(run: Run) -> str:
+    return f"To go on: ./run train --resume {run.root}"
 
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def _plan(config_files: list[Path], overrides: list[str], console: Console) -> Plan:
+def _plan(config_files: list[Path], overrides: list[str], run: Path | None, console: Console) -> Plan:
     gpu = config.has_gpu()
+    if run:
+        if config_files:
+            raise ConfigError(f"--resume and --config: a resumed run keeps its configuration, {run / 'config.yaml'}.")
+        return resume.reopen(run, overrides, gpu)
     if not config_files and not gpu:
         _say(console, "No NVIDIA GPU found: using configs/cpu.yaml (a tiny model from scratch, generated problems).")
         config_files = [config.CPU_OVERLAY]
     return config.make_plan(config_files, overrides, gpu)
+
+
+def _open(plan: Plan, resumed: Path | None, console: Console) -> tuple[Run, int]:
+    """The run's directory, claimed for this process, and the step it goes on after."""
+    if not resumed:
+        return Run.create(plan.run_dir), 0
+    run = Run(plan.run_dir)
+    run.claim()
+    step, notes = resume.describe(run)
+    for note in notes:
+        _say(console, escape(note))
+    return run, step
 
 
 def check_model(plan: Plan) -> None:
@@ -126,16 +151,17 @@ def count_steps(plan: Plan) -> int:
     return min(planned, plan.values["total_train_steps"] or planned)
 
 
-def _announcement(plan: Plan, run: Run, steps: int) -> str:
+def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
     """What will happen and how long it takes, in one line; only the tiny model's time is known beforehand."""
     batch, group = plan.get("train_dataset.batch_size"), plan.get("gconfig.n_samples")
     model, takes = plan.get("actor.path"), "the time left is shown from the first step on"
     if plan.start_model:
         to_make = 0 if plan.start_model.exists() else WARM_START_SECONDS
         model = "a tiny model from scratch" + (", made first" if to_make else "")
-        seconds = to_make + START_SECONDS + steps * batch * group * SAMPLE_SECONDS
+        seconds = to_make + START_SECONDS + (steps - done) * batch * group * SAMPLE_SECONDS
         takes = f"about {max(1, round(seconds / 60))} minutes on 2 cores"
     return (
+        f"{f'Going on after step {done}: ' if done else ''}"
         f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} "
         f"completions, {plan.allocation}; {takes}. Files go to {run.root}"
     )
@@ -153,9 +179,17 @@ def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
             group.start_trainers()
         group.start_servers()
         with LiveView(run, steps, console) as view:
-            while group.running():
-                view.update()
-                time.sleep(POLL_SECONDS)
+            while True:
+                try:
+                    if not group.running():
+                        break
+                    view.update()
+                    time.sleep(POLL_SECONDS)
+                except KeyboardInterrupt:
+                    if run.stop_request.exists() or not run.in_a_step():
+                        raise
+                    run.stop_request.touch()
+                    _say(console, "Ctrl-C: finishing this step, then saving. Ctrl-C again stops at once.")
             view.update()
 
 
@@ -181,8 +215,10 @@ def _typed_command() -> str:
     return shlex.join([*started_as.get(Path(program).name, ["./run"]), *config.mask_secrets(arguments)])
 
 
-def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
+def _finish(plan: Plan, run: Run, console: Console) -> None:
     """Write summary.json and the plot, print the table and what to do next."""
+    launches = run.read_launches()
+    seconds = launches[-1]["spent"] + time.time() - launches[-1]["time"]
     facts = {
         "format": plan.get("answer_format"),
         "model": plan.get("actor.path"),
@@ -192,7 +228,8 @@ def _finish(plan: Plan, run: Run, console: Console, seconds: float) -> None:
         "shuffled_rewards": plan.get("reward.shuffled"),
         "wall_seconds": round(seconds, 1),
         "decoding": "greedy" if plan.get("eval_gconfig.greedy") else f"T={plan.get('eval_gconfig.temperature')}",
-        "command": _typed_command(),
+        "command": launches[0]["command"],
+        "resumed_after": [launch["step"] for launch in launches[1:]],
     }
     result = summary.build(run, facts)
     summary.write(run, result)

@@ -1,16 +1,20 @@
-"""AReaL's clients of rollout servers, with three repairs; everything else is AReaL's remote engines.
+"""AReaL's clients of rollout servers, with four repairs; everything else is AReaL's remote engines.
 
 1. They connect to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
 2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
    its one-second poll nothing is generated during the update; after each batch we submit up to the staleness bound.
 3. A batch in which every group was rejected (`dynamic_bs=true`) is collected again, a bounded number of times; the
    trainer cannot redistribute an empty one.
+4. A run repeats: batches come in data order instead of AReaL's shuffle by a global generator, and every SGLang request
+   carries the seed its workflow gave it (the embedded server draws by nothing else; SGLang itself heeds it only with
+   --enable-deterministic-inference).
 """
 
 from copy import deepcopy
 
 from areal.api.cli_args import InferenceEngineConfig
 from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
+from areal.engine.sglang_remote import SGLangBackend
 
 POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
 NEVER_STALE = int(1e12)
@@ -30,7 +34,7 @@ class RunsAhead:
             groups = super().prepare_batch(dataloader, *args, **kwargs)
             self._submit_ahead(dataloader.batch_size)
             if groups:
-                return groups
+                return sorted(groups, key=lambda group: group["sample_id"][0].item())
         raise NoSignal(
             f"{self.max_empty_batches + 1} batches in a row held no group worth training on. Either every sample is "
             "wrong (too hard, or the answer format is not followed: see samples/rejected.jsonl) or every one is right "
@@ -46,8 +50,18 @@ class RunsAhead:
             executor.dispatcher.submit_task_input(next(executor.data_generator))
 
 
+class SeededRequests(SGLangBackend):
+    def build_generation_request(self, req, with_lora, version):
+        request = super().build_generation_request(req, with_lora, version)
+        if "sampling_seed" in req.metadata:
+            request.payload["sampling_params"]["sampling_seed"] = req.metadata["sampling_seed"]
+        return request
+
+
 class SGLangRollouts(RunsAhead, RemoteSGLangEngine):
-    pass
+    def __init__(self, config: InferenceEngineConfig):
+        super().__init__(config)
+        self._engine.backend = SeededRequests()
 
 
 class VLLMRollouts(RunsAhead, RemotevLLMEngine):

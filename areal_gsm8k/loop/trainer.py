@@ -1,8 +1,8 @@
 """AReaL's PPOTrainer, observed and repaired: evaluation before and after, sample records, metrics, saving on CPU.
 
 The training loop itself is AReaL's `PPOTrainer.train` (areal/trainer/rl_trainer.py). Overridden is only what is broken
-or missing there: the engines (areal_gsm8k/loop/actor.py and rollouts.py), saving (AReaL's Saver imports triton), and
-the per-step hooks that write the run directory.
+or missing there: the engines (areal_gsm8k/loop/actor.py and rollouts.py), saving (AReaL's Saver imports triton),
+recovery (areal_gsm8k/loop/recoverable.py), and the per-step hooks that write the run directory.
 """
 
 import os
@@ -15,17 +15,19 @@ import torch.distributed as dist
 from areal import PPOTrainer
 from areal.api import SaveLoadMeta
 from areal.api.cli_args import GRPOConfig, to_structured_cfg
-from areal.utils import name_resolve
+from areal.utils import name_resolve, stats_tracker
 from omegaconf import OmegaConf
 
 from areal_gsm8k import checkpoints, prompts
 from areal_gsm8k.loop import rollouts
 from areal_gsm8k.loop.actor import PackedActor
 from areal_gsm8k.loop.batch_rows import evaluation_metrics, sample_rows, step_metrics
+from areal_gsm8k.loop.prompt_stream import PromptStream
+from areal_gsm8k.loop.recoverable import Recoverable
 from areal_gsm8k.loop.settings import Settings
 from areal_gsm8k.loop.workflow import GroupFilter
 from areal_gsm8k.records import RecordReader
-from areal_gsm8k.runs import FINISHED, Run, append_lines, to_lines, write_atomically
+from areal_gsm8k.runs import FINISHED, STOPPED, Run, append_lines, to_lines, write_atomically
 
 
 @dataclass
@@ -58,17 +60,24 @@ def check_lengths(config: RunConfig, tokenizer, problems) -> None:
             )
 
 
-class GSM8KTrainer(PPOTrainer):
+class StopRequested(Exception):
+    """The launcher asked for an end after the step at hand; that step is done and saved."""
+
+
+class GSM8KTrainer(Recoverable, PPOTrainer):
     def __init__(self, config: RunConfig, train_dataset, valid_dataset):
         self.run = config.run
         self.rank = int(os.environ.get("RANK", "0"))
+        self._find_recovery_point()
         self._status("loading the model")
         self.reader = RecordReader(self.run.records)
         self.consumed: list[dict[str, Any]] = []  # this rank's sample rows of the current step
         self.dev: dict[str, float | None] = {}  # metrics of an evaluation that no row of metrics.jsonl holds yet
+        self.dev_accuracy: float | None = None  # of an evaluation that the best model was not yet chosen by
         self.evaluated_version = -1
         self.best_accuracy = -1.0
         super().__init__(config, train_dataset=train_dataset, valid_dataset=valid_dataset)
+        self._recover()
         self.actor.on_advantages = self._join_samples
         if config.reward.shuffled:
             self.actor.shuffle_seed = config.seed
@@ -77,16 +86,22 @@ class GSM8KTrainer(PPOTrainer):
         """AReaL's loop with an evaluation before the first step and after the last, on identical items."""
         config = self.config
         group_filter = GroupFilter(config.gconfig.n_samples, config.drop_groups_without_signal, self.run.records)
-        self.steps_done = 0
-        self._evaluate_alone(eval_workflow)
+        if not self.recovered:
+            self._evaluate_alone(eval_workflow)
         self.step_started = time.perf_counter()
+        self._begin_step()
         try:
             super().train(workflow=workflow, eval_workflow=eval_workflow, dynamic_filter_fn=group_filter, **kwargs)
+        except StopRequested:
+            self._save("last")
+            self._status(STOPPED, step=self.steps_done)
+            return
         finally:
             self._flush_rejected()
         if self.evaluated_version != self.actor.get_version():
             self._evaluate_alone(eval_workflow)
         self._save("last")
+        self._save_recovery_point()  # a run with more steps than this one goes on from here
         self._status(FINISHED)
 
     # What AReaL creates
@@ -103,7 +118,17 @@ class GSM8KTrainer(PPOTrainer):
         bound = self.config.max_empty_batches
         return rollouts.connect(self.rollout_alloc.backend, rollout_config, ranks, is_eval, bound)
 
+    def _create_dataloader(self, dataset, dataset_config, rank: int, world_size: int):
+        loader = super()._create_dataloader(dataset, dataset_config, rank, world_size)
+        if dataset_config is self.config.train_dataset:
+            loader = PromptStream(loader, rank, world_size, self.ledger)
+        return loader
+
     # What a step leaves behind
+
+    def _begin_step(self) -> None:
+        self._seed_step()
+        self._status("rollout", step=self.steps_done + 1)
 
     def _join_samples(self, groups: list[dict[str, Any]]) -> None:
         self._status("training", step=self.steps_done + 1)
@@ -121,12 +146,24 @@ class GSM8KTrainer(PPOTrainer):
             ours = {"step": global_step + 1, "epoch": epoch + 1}
             ours |= step_metrics(samples, rejected, areal, version=global_step, seconds=seconds) | self.dev
             append_lines(self.run.metrics, [ours])
+            self.ledger.add(row["position"] for row in [*samples, *rejected])
         self.stats_logger.commit(epoch, epoch_step, global_step, areal | _numbers(ours))
         self.dev = {}
         self.steps_done = global_step + 1
         self.step_started = time.perf_counter()
-        self._status("rollout", step=self.steps_done + 1)
+        with stats_tracker.record_timing("recovery"):
+            self._save_progress(end_of_epoch=epoch_step == len(self.train_dataloader) - 1)
+        self._begin_step()
         dist.barrier(group=self.actor.cpu_group)
+
+    def _save_progress(self, end_of_epoch: bool) -> None:
+        """After a step is on file: the best model, and a recovery point when one is due. Raises StopRequested."""
+        due = self.recover_handler.freq_ctl.check(epochs=int(end_of_epoch), steps=1)
+        stop = self._from_rank_0(self.run.stop_request.exists())
+        if self._save_if_best() or due or stop:
+            self._save_recovery_point()
+        if stop:
+            raise StopRequested
 
     def _write_samples(self, step: int, consumed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Join this step's tensors with the records the workflows wrote, and write them as one file."""
@@ -154,6 +191,7 @@ class GSM8KTrainer(PPOTrainer):
     def _evaluate_alone(self, eval_workflow) -> None:
         """An evaluation outside AReaL's loop, with a row of its own in metrics.jsonl."""
         self._evaluate_fn(eval_workflow, None)
+        self._save_if_best()
         if self.rank == 0:
             row = {"step": self.steps_done} | self.dev
             append_lines(self.run.metrics, [row])
@@ -169,15 +207,24 @@ class GSM8KTrainer(PPOTrainer):
             rows = sorted(self.reader.take_evaluated(), key=lambda row: row["row"])
             write_atomically(self.run.evaluation(self.evaluated_version), to_lines(rows))
             self.dev = evaluation_metrics(rows)
-        accuracy = self._from_rank_0(self.dev.get("dev/accuracy"))
-        if accuracy is not None and accuracy > self.best_accuracy:
-            self.best_accuracy = accuracy
-            self._save("best")
+        self.dev_accuracy = self._from_rank_0(self.dev.get("dev/accuracy"))
+
+    def _save_if_best(self) -> bool:
+        """Save the model when its evaluation, if there was one, beat all before."""
+        accuracy, self.dev_accuracy = self.dev_accuracy, None
+        if accuracy is None or accuracy <= self.best_accuracy:
+            return False
+        self.best_accuracy = accuracy
+        self._save("best")
+        return True
 
     def _from_rank_0(self, value):
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.actor.cpu_group)
         return box[0]
+
+    def _save_recover_checkpoint(self, epoch: int, epoch_step: int, global_step: int):
+        """Nothing at this point of AReaL's loop: the step must be on file first (see _save_progress)."""
 
     def _save_hf(self, epoch: int, epoch_step: int, global_step: int):
         last_of_epoch = epoch_step == self.saver.ft_spec.steps_per_epoch - 1

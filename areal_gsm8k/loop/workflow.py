@@ -19,6 +19,8 @@ from areal_gsm8k.loop.settings import Settings
 from areal_gsm8k.records import RecordWriter
 from math_parser import grade
 
+LARGEST_SEED = 2**63 - 1
+
 
 class TooManyFailures(RuntimeError):
     """Sample after sample could not be generated or graded."""
@@ -27,10 +29,13 @@ class TooManyFailures(RuntimeError):
 class GSM8KWorkflow(RolloutWorkflow):
     """One question, one completion, one reward.
 
-    `tokenizer` is a tokenizer or its path; `records` is the folder for this process's shard of sample records.
+    `tokenizer` is a tokenizer or its path; `records` is the folder for this process's shard of sample records; `seed`
+    is the run's, and every sample is drawn by a seed of its own made from it.
     """
 
-    def __init__(self, tokenizer, gconfig: GenerationHyperparameters, settings: Settings, records: Path | str):
+    def __init__(
+        self, tokenizer, gconfig: GenerationHyperparameters, settings: Settings, records: Path | str, seed: int = 0
+    ):
         if isinstance(tokenizer, str):
             from areal.utils.hf_utils import load_hf_tokenizer
 
@@ -39,10 +44,13 @@ class GSM8KWorkflow(RolloutWorkflow):
         self.gconfig = gconfig.new(n_samples=1, stop_token_ids=[*gconfig.stop_token_ids, *prompts.stop_ids(tokenizer)])
         self.settings = settings
         self.writer = RecordWriter(records)
+        self.first_seed = seed << 32
+        self.group_size = gconfig.n_samples
+        self.begun: dict[int, int] = {}  # position -> samples of its group begun, until all are
         self.failures = 0  # samples in a row that could not be had
 
     async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> dict[str, torch.Tensor] | None:
-        """Sample one completion of `data` (id, question, answer).
+        """Sample one completion of `data`: id, question, answer and, in training, position (in the data order).
 
         Returns tensors of batch size 1: input_ids, loss_mask, logprobs, versions, attention_mask, each (1, T), and
         rewards, sample_id, each (1,). Returns None, which drops the sample, when its reward could not be computed.
@@ -50,8 +58,14 @@ class GSM8KWorkflow(RolloutWorkflow):
         prompt = prompts.prompt_ids(
             self.tokenizer, data["question"], self.settings.answer_format, self.settings.system_prompt
         )
-        sample_id = self.writer.new_id()
-        request = ModelRequest(rid=str(sample_id), input_ids=prompt, gconfig=self.gconfig, tokenizer=self.tokenizer)
+        sample_id = self._sample_id(data.get("position"))
+        request = ModelRequest(
+            rid=str(sample_id),
+            input_ids=prompt,
+            gconfig=self.gconfig,
+            tokenizer=self.tokenizer,
+            metadata={"sampling_seed": self.first_seed + sample_id & LARGEST_SEED},
+        )
         try:
             response = await engine.agenerate(request)
         except Exception as failure:  # the server refused or is gone: AReaL would drop the group without a word
@@ -66,6 +80,15 @@ class GSM8KWorkflow(RolloutWorkflow):
         self.failures = 0
         stats_tracker.get(scope).scalar(reward=reward)
         return _tensors(response, reward, sample_id)
+
+    def _sample_id(self, position: int | None) -> int:
+        """In training a function of the data order, so that a resumed run gives a sample the id and seed it had."""
+        if position is None:
+            return self.writer.new_id()
+        sample = self.begun.pop(position, 0)
+        if sample + 1 < self.group_size:
+            self.begun[position] = sample + 1
+        return position * self.group_size + sample
 
     def _graded(
         self, sample_id: int, data: dict[str, Any], completion: str, response: ModelResponse
@@ -96,6 +119,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         return {
             "id": sample_id,
             "row": data["id"],
+            "position": data.get("position"),
             "question": data["question"],
             "reference": data["answer"],
             "evaluation": workflow_context.get().is_eval,

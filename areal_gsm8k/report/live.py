@@ -22,9 +22,11 @@ class LiveView:
         self._offset = 0
         self._dev: list[tuple[int, float]] = []
         self._phase = ""
+        self._started = False  # whether a row was shown; until then every phase is
         self._progress = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
         self._task = self._progress.add_task("starting", total=total_steps)
         self._live = Live(self._render(), console=console, refresh_per_second=4) if console.is_terminal else None
+        self._read()  # a resumed run's rows so far, which were shown when they were new
 
     def __enter__(self) -> "LiveView":
         if self._live:
@@ -38,21 +40,24 @@ class LiveView:
 
     def update(self) -> None:
         """Take in whatever the run has written since the last call, and show it."""
-        new, self._offset = read_lines(self.run.metrics, self._offset)
+        new = self._read()
+        self._started = self._started or bool(new)
         for row in new:
-            if row.get("dev/accuracy") is not None:
-                self._dev.append((row["step"], row["dev/accuracy"]))
-            if "reward" in row:
-                self.rows.append(row)
             if not self._live:
                 self.console.print(self._line(row), highlight=False, soft_wrap=True)
         phase = self.run.status().get("phase", "starting")
         if self._live:
             self._progress.update(self._task, completed=self.rows[-1]["step"] if self.rows else 0, description=phase)
             self._live.update(self._render())
-        elif phase != self._phase and not self.rows:
+        elif phase != self._phase and not self._started:
             self.console.print(f"{time.strftime('%H:%M:%S')} {phase}", highlight=False)
         self._phase = phase
+
+    def _read(self) -> list[dict]:
+        new, self._offset = read_lines(self.run.metrics, self._offset)
+        self.rows += [row for row in new if "reward" in row]
+        self._dev += [(row["step"], row["dev/accuracy"]) for row in new if row.get("dev/accuracy") is not None]
+        return new
 
     def seconds_left(self) -> float | None:
         """Estimated seconds to the last step, from all so far (evaluations included)."""
