@@ -98,11 +98,16 @@ class Child:
         """None while it runs; negative when a signal ended it."""
         return self.process.poll()
 
+    def ending(self) -> str | None:
+        """How it ended, for a person; None while it runs."""
+        code = self.exit_code()
+        if code is None:
+            return None
+        return f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+
     def check(self) -> None:
         """Raise ChildDied when it is no longer running."""
-        code = self.exit_code()
-        if code is not None:
-            how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        if how := self.ending():
             raise ChildDied(self.report(how))
 
     def report(self, what: str) -> str:

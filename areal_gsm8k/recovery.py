@@ -80,7 +80,8 @@ def rewind(run: Run, step: int) -> int:
     """Take out of the run's files what steps after `step` wrote; they are done again. Returns how many there were.
 
     -1 takes out everything, the first evaluation too. Sample records that no step has consumed go as well: their
-    prompts come again. Doing it twice changes nothing.
+    prompts come again; and what AReaL left there, its names and the weights it was sending. Doing it twice changes
+    nothing.
     """
     rows = run.read_metrics()
     rejected, _ = read_lines(run.rejected)
@@ -90,7 +91,7 @@ def rewind(run: Run, step: int) -> int:
         for file in folder.glob("step_*.jsonl"):
             if _step(file) > step:
                 file.unlink()
-    for left_over in (run.records, run.areal / "name_resolve"):
+    for left_over in (run.records, run.areal / "name_resolve", run.areal / "checkpoints"):
         shutil.rmtree(left_over, ignore_errors=True)
     run.stop_request.unlink(missing_ok=True)
     run.make_folders()

@@ -92,8 +92,10 @@ class Run:
         self.launches = self.root / "launches.jsonl"
         self.stop_request = self.root / ".stop"  # there when the trainer is to stop after the step at hand
         self.lock = self.root / ".lock"  # locked, and names the process, while a launcher holds the run
+        self.restarts = self.logs / "restarts.jsonl"  # one object a rollout server that died and was restarted
         self.areal = self.root / "areal"
         self.records = self.areal / "records"  # per-process shards of sample records, joined by the trainer
+        self._served_weights = self.areal / "served_weights"
 
     @classmethod
     def create(cls, root: Path | str) -> "Run":
@@ -155,6 +157,13 @@ class Run:
         """Whether the trainer is somewhere in its loop, not on the way to it."""
         status = self.status()
         return status.get("phase") in IN_A_STEP and status.get("step", 0) > 0
+
+    def set_served_weights(self, model: Path | str) -> None:
+        """Name the model, a folder or a hub name, that a rollout server has to be started with from now on."""
+        write_atomically(self._served_weights, str(model))
+
+    def served_weights(self) -> str:
+        return self._served_weights.read_text(encoding="utf-8")
 
     def set_status(self, phase: str, **details) -> None:
         """Say what the run is doing; `phase` is shown to the user and named when something hangs."""

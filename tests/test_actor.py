@@ -1,10 +1,15 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 pytest.importorskip("areal", reason="areal is not installed")
 
+from areal.api import WeightUpdateMeta  # noqa: E402
 from areal.engine import FSDPPPOActor  # noqa: E402
 
+from areal_gsm8k.loop import actor as actor_module  # noqa: E402
 from areal_gsm8k.loop.actor import PackedActor  # noqa: E402
 
 
@@ -43,3 +48,40 @@ def test_the_control_permutes_rewards_and_nothing_else(actor):
     assert seen == [[50, 51, 52, 53], [54, 55, 56, 57]]
     assert all("sample_id" not in group for group in shuffled)
     assert groups[0]["rewards"].tolist() == [0, 1, 2, 3]  # the caller's rewards are left alone
+
+
+def test_new_weights_are_named_when_whole_and_the_old_ones_go_when_all_servers_have_them(actor, monkeypatch, tmp_path):
+    log = []
+
+    class Loading:
+        def result(self):
+            log.append("loaded")
+
+    class Servers:
+        def pause_generation(self):
+            log.append("paused")
+
+        def update_weights_from_disk(self, meta):
+            assert not meta.clear_checkpoint_after_load  # a server may have to be restarted with them
+            assert old.exists()
+            return Loading()
+
+        def continue_generation(self):
+            log.append("continued")
+
+    def save(path, tokenizer, processor):
+        Path(path).mkdir()
+        log.append("saved")
+
+    old, new = tmp_path / "v1", tmp_path / "v2"
+    old.mkdir()
+    monkeypatch.setattr(actor_module, "dist", SimpleNamespace(get_rank=lambda: 0, barrier=lambda group: None))
+    monkeypatch.setattr(actor_module.name_resolve, "add", lambda *_, **__: None)
+    monkeypatch.setattr(PackedActor, "cpu_group", None)
+    actor.tokenizer = actor.processor = None
+    actor.config = SimpleNamespace(experiment_name="e", trial_name="t")
+    actor._save_model_to_hf, actor.rollout_engine, actor.served = save, Servers(), str(old)
+    actor.on_weights_saved = lambda folder: log.append(f"named {Path(folder).name}")
+    actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(new)))
+    assert log == ["saved", "named v2", "paused", "loaded", "continued"]
+    assert new.exists() and not old.exists()

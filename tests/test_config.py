@@ -9,12 +9,12 @@ from areal_gsm8k.loop.config import BASE, CPU_OVERLAY, PROJECT, make_plan, mask_
 from areal_gsm8k.loop.schema import ConfigError
 
 
-def plan(*overrides, files=(CPU_OVERLAY,), gpu=False):
-    return make_plan([Path(file) for file in files], list(overrides), gpu)
+def plan(*overrides, files=(CPU_OVERLAY,), gpus=0):
+    return make_plan([Path(file) for file in files], list(overrides), gpus)
 
 
 def test_base_holds_the_documented_defaults():
-    base = make_plan([], [], gpu=True)
+    base = make_plan([], [], gpus=1)
     expected = {
         "actor.path": "Qwen/Qwen2.5-0.5B-Instruct",
         "total_train_epochs": 5,
@@ -87,6 +87,7 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("scheduler.type=local", "single controller"),
         ("actor.weight_update_mode=xccl", "set it to disk"),
         ("rollout.consumer_batch_size=4", "wait for ever"),
+        ("embedded.restarts=-1", "embedded.restarts=-1"),
         ("trial_name=a/b", "trial_name='a/b'"),
         ("seed", "key=value"),
         ("actor.lr=[1", "cannot be read"),
@@ -96,6 +97,31 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
 def test_a_mistake_is_named_with_its_fix(override, said):
     with pytest.raises(ConfigError) as error:
         plan(override)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "said"),
+    [
+        (8, ["allocation_mode=sglang:d4+fsdp:d4"], None),
+        (4, ["allocation_mode=sglang:d4+fsdp:d4"], "needs 8 GPUs, this machine has 4"),
+        (1, ["allocation_mode=sglang:d1+fsdp:d1"], None),
+        (1, ["actor.weight_update_mode=xccl"], "NCCL refuses"),
+        (4, ["allocation_mode=sglang:d4+fsdp:d4", "cluster.n_nodes=2", "cluster.n_gpus_per_node=4"], None),
+        (
+            8,
+            ["allocation_mode=vllm:d8+fsdp:d1", "cluster.n_nodes=2", "cluster.n_gpus_per_node=4"],
+            "n_gpus_per_node=4 make 8",
+        ),
+        (1, ["allocation_mode=embedded:d2+fsdp:d2"], None),  # the embedded back end is for machines without
+    ],
+)
+def test_gpus_are_counted_against_the_allocation(gpus, overrides, said):
+    if said is None:
+        plan(*overrides, files=[], gpus=gpus)
+        return
+    with pytest.raises(ConfigError) as error:
+        plan(*overrides, files=[], gpus=gpus)
     assert said in str(error.value)
 
 
@@ -149,7 +175,7 @@ def test_secrets_on_the_command_line_are_masked():
 
 def test_composing_imports_neither_areal_nor_torch():
     code = (
-        "import sys; from areal_gsm8k.loop.config import make_plan, CPU_OVERLAY; make_plan([CPU_OVERLAY], [], False);"
+        "import sys; from areal_gsm8k.loop.config import make_plan, CPU_OVERLAY; make_plan([CPU_OVERLAY], [], 0);"
         "print(sorted({'areal', 'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)

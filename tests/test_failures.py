@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 
+import psutil
 import pytest
 from runner import Running, alive, train
 
@@ -57,11 +58,12 @@ def test_a_dry_run_writes_the_configuration_and_starts_nothing(tmp_path):
 
 
 @pytest.fixture
-def training(tmp_path, start_model):
-    """A run somewhere in its first steps."""
+def training(tmp_path, start_model, request):
+    """A run somewhere in its first steps; parameters are more settings."""
     running = Running(
-        tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32"
-    )
+        tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32",
+        *getattr(request, "param", ()),
+    )  # fmt: skip
     run = Run(tmp_path / "tiny-grpo" / "t")
     running.wait_for(lambda: len(run.read_metrics()) >= 3)
     yield running, run
@@ -76,15 +78,33 @@ def readable(run: Run) -> None:
     assert run.status()
 
 
-def test_a_killed_server_ends_the_run_within_seconds(training):
+def the_server(running: Running) -> psutil.Process:
+    (server,) = [child for child in running.descendants() if "areal_gsm8k.serve" in child.cmdline()]
+    return server
+
+
+# Synchronous, so that every token is of the current version and its logprob can be compared with the trainer's.
+@pytest.mark.parametrize("training", [["embedded.restarts=1", "rollout.max_head_offpolicyness=0"]], indirect=True)
+def test_a_killed_server_is_restarted_with_the_current_weights_and_at_the_bound_ends_the_run(training):
     running, run = training
-    children = running.descendants()
-    (server,) = [child for child in children if "areal_gsm8k.serve" in child.cmdline()]
-    began = time.monotonic()
+    server = the_server(running)
+    running.wait_for(lambda: run.status()["phase"] == "rollout")  # its requests are under way
     server.kill()
+    last = len(run.read_metrics())
+    running.wait_for(lambda: len(run.read_metrics()) >= last + 3)
+    assert "SIGKILL; restart 1 of 1 with" in running.text()
+    (restart,) = read_lines(run.restarts)[0]
+    assert "weight_update_v" in restart["weights"] and restart["log"].endswith("server_0.log")
+    after = run.read_metrics()[last:]
+    assert all(row["logprob_gap"] < 1e-4 and row["staleness_max"] == 0 for row in after)
+    assert all(row["reward_errors"] == row["rejected_samples"] == 0 for row in after)
+
+    children = running.descendants()
+    began = time.monotonic()
+    the_server(running).kill()
     assert running.finish(10) == 1
     assert time.monotonic() - began < 10
-    assert "SIGKILL" in running.text() and "server_0.log" in running.text()
+    assert "rollout server was ended by SIGKILL" in running.text() and "server_0.log" in running.text()
     assert not alive(children)
     readable(run)
 
@@ -163,8 +183,7 @@ def test_a_server_that_hangs_is_reported_with_phase_and_stacks(tmp_path, start_m
     run = Run(tmp_path / "tiny-grpo" / "t")
     running.wait_for(lambda: len(run.read_metrics()) >= 3)
     children = running.descendants()
-    (server,) = [child for child in children if "areal_gsm8k.serve" in child.cmdline()]
-    server.suspend()
+    the_server(running).suspend()
     assert running.finish(60) == 1
     text = running.text()
     assert "nothing has moved for" in text and "hang_seconds=20" in text and "of step" in text

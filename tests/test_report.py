@@ -101,6 +101,18 @@ def test_a_resumed_run_does_not_print_its_old_rows_again(run):
     assert phase.endswith("loading the model") and line.startswith("step 4/10") and line.endswith("0:12 left")
 
 
+def test_a_restart_is_said_once_and_counted(run):
+    console = Console(file=io.StringIO(), width=200)
+    row = {"server": 1, "ended": "was ended by SIGKILL", "restart": 1, "bound": 3, "weights": "w/v7", "log": "s_1.log"}
+    with LiveView(run, total_steps=10, console=console) as view:
+        append_lines(run.restarts, [row])
+        view.update()
+        view.update()
+    said = "rollout server 1 was ended by SIGKILL; restart 1 of 3 with w/v7. Its log: s_1.log"
+    assert console.file.getvalue().count(said) == 1
+    assert summary.build(run, FACTS)["server_restarts"] == 1
+
+
 def test_the_live_view_in_a_terminal(run):
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     run.set_status("rollout", step=4)

@@ -47,7 +47,7 @@ def test_resumed_equals_uninterrupted(tmp_path, start_model):
 def written(tmp_path, untrained_model):
     """A run of which only the configuration was written."""
     plan = config.make_plan(
-        [CPU_OVERLAY], [f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={untrained_model}"], gpu=False
+        [CPU_OVERLAY], [f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={untrained_model}"], gpus=0
     )
     run = Run.create(plan.run_dir)
     config.write(plan, run.config)
@@ -56,7 +56,7 @@ def written(tmp_path, untrained_model):
 
 def test_the_plan_of_a_resumed_run_is_the_one_it_was_started_with(written):
     run, plan = written
-    again = resume.reopen(run.root, [], gpu=False)
+    again = resume.reopen(run.root, [], gpus=0)
     assert again.values == plan.values and again.run_dir == run.root and again.allocation == plan.allocation
 
 
@@ -64,27 +64,27 @@ def test_a_moved_run_is_resumed_where_it_lies(written, tmp_path):
     run, _ = written
     moved = tmp_path / "elsewhere"
     run.root.rename(moved)
-    values = resume.reopen(moved, [], gpu=False).values
+    values = resume.reopen(moved, [], gpus=0).values
     assert values["cluster"]["fileroot"] == values["rollout"]["fileroot"] == str(moved / "areal")
     assert str(run.root) not in str(values)
 
 
 def test_only_what_does_not_change_the_learning_may_be_set_anew(written):
     run, _ = written
-    again = resume.reopen(run.root, ["total_train_steps=7", "stats_logger.wandb.wandb_api_key=planted"], gpu=False)
+    again = resume.reopen(run.root, ["total_train_steps=7", "stats_logger.wandb.wandb_api_key=planted"], gpus=0)
     assert again.get("total_train_steps") == 7
     assert again.environment == {"WANDB_API_KEY": "planted"} and "planted" not in again.to_yaml()
     with pytest.raises(ConfigError, match="actor.optimizer.lr: a resumed run keeps its configuration"):
-        resume.reopen(run.root, ["actor.lr=1e-3"], gpu=False)
+        resume.reopen(run.root, ["actor.lr=1e-3"], gpus=0)
     with pytest.raises(ConfigError, match="Did you mean 'total_train_steps'"):
-        resume.reopen(run.root, ["total_train_step=7"], gpu=False)
+        resume.reopen(run.root, ["total_train_step=7"], gpus=0)
 
 
 def test_a_folder_without_a_run_is_an_error_that_shows_the_runs_beside_it(written):
     run, _ = written
     for wrong in (run.root.parent, run.root.parent / "tt"):
         with pytest.raises(ConfigError, match=f"no run there.*{run.root}"):
-            resume.reopen(wrong, [], gpu=False)
+            resume.reopen(wrong, [], gpus=0)
 
 
 def test_resume_and_config_exclude_each_other(written):

@@ -132,14 +132,14 @@ def test_online_without_a_key_does_not_start(tmp_path, no_wandb_login):
 def test_online_with_a_key_wandb_cannot_take_does_not_start(no_wandb_login):
     pytest.importorskip("wandb", reason="wandb comes with areal, which is not installed")
     with pytest.raises(ConfigError) as error:
-        make_plan([CPU_OVERLAY], ["stats_logger.wandb.mode=online", "stats_logger.wandb.wandb_api_key=short-1"], False)
+        make_plan([CPU_OVERLAY], ["stats_logger.wandb.mode=online", "stats_logger.wandb.wandb_api_key=short-1"], 0)
     assert "no login to W&B" in str(error.value) and "40+ characters" in str(error.value)
     assert "short-1" not in str(error.value)
 
 
 def test_the_mode_reaches_the_children_and_only_when_tracking_is_on():
     def environment(mode: str) -> dict:
-        return make_plan([CPU_OVERLAY], [f"stats_logger.wandb.mode={mode}"], False).environment
+        return make_plan([CPU_OVERLAY], [f"stats_logger.wandb.mode={mode}"], 0).environment
 
     assert environment("disabled") == {}
     assert environment("offline") == {"WANDB_MODE": "offline"}
@@ -149,7 +149,7 @@ def test_the_mode_reaches_the_children_and_only_when_tracking_is_on():
 
 def test_tensorboard_is_off_unless_asked_for(tmp_path):
     def path(*overrides: str):
-        made = make_plan([CPU_OVERLAY], [f"runs_dir={tmp_path}", "trial_name=t", *overrides], False)
+        made = make_plan([CPU_OVERLAY], [f"runs_dir={tmp_path}", "trial_name=t", *overrides], 0)
         return made.get("stats_logger.tensorboard.path")
 
     assert path() is None

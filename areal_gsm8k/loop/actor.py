@@ -1,14 +1,17 @@
-"""AReaL's FSDP actor with two repairs and one hook; everything else is AReaL's `FSDPPPOActor`.
+"""AReaL's FSDP actor with two repairs and two hooks; everything else is AReaL's `FSDPPPOActor`.
 
 1. Packed sequences must not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
    sdpa and eager attention lets every packed sequence attend to all before it (rollout/trainer logprob gaps of 0.5 and
    more at learning rate 0). With `attention_mask=None` transformers masks from position_ids.
 2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
-Hook: `on_advantages` gets every batch once its advantages are known; the trainer joins sample records there.
+Hooks: `on_advantages` gets every batch once its advantages are known; the trainer joins sample records there.
+`on_weights_saved` gets the folder of new weights before any server loads them; see `_update_weights_from_disk`.
 """
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +31,8 @@ class PackedActor(FSDPPPOActor):
     def __init__(self, config: PPOActorConfig):
         super().__init__(config)
         self.on_advantages: Callable[[list[dict[str, Any]]], None] = lambda groups: None
+        self.on_weights_saved: Callable[[str], None] = lambda folder: None
+        self.served: str | None = None  # the folder every server loaded last
         self.shuffle_seed: int | None = None  # control run: permute rewards within the batch
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
@@ -38,8 +43,22 @@ class PackedActor(FSDPPPOActor):
         return mb_list
 
     def _update_weights_from_disk(self, meta: WeightUpdateMeta):
+        """Save the weights and have every server load them.
+
+        A server may die at any moment and is restarted with the folder `on_weights_saved` got last, so that nobody
+        trains on samples of another version than they carry:
+        - idle, generating, evaluating: the last folder is the current version; what it was asked for is asked anew.
+        - saving: the new folder is not named before it is whole, so the restarted server has the old weights. It
+          cannot miss the update, which ends only when every server has loaded the new ones.
+        - from there to the end of the update: it has the new ones, perhaps loads them again, and is not paused. No
+          completion is asked of it: AReaL paused the rollouts of every rank before the update (the save ends in a
+          barrier) and goes on after the version was counted up.
+        The older folder goes when all have the new one: no start that was given the older can then be under way.
+        """
+        meta = replace(meta, clear_checkpoint_after_load=False)
         self._save_model_to_hf(meta.path, self.tokenizer, self.processor)  # ends in a barrier
         if dist.get_rank() == 0:
+            self.on_weights_saved(meta.path)
             name = names.update_weights_from_disk(
                 self.config.experiment_name, self.config.trial_name, self.get_version()
             )
@@ -49,6 +68,9 @@ class PackedActor(FSDPPPOActor):
                 self.rollout_engine.update_weights_from_disk(meta).result()
             finally:
                 self.rollout_engine.continue_generation()
+            if self.served not in (None, meta.path):
+                shutil.rmtree(self.served, ignore_errors=True)
+            self.served = meta.path
         current_platform.synchronize()
         dist.barrier(group=self.cpu_group)
 

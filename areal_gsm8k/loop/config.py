@@ -6,8 +6,6 @@ plain file, the run's `config.yaml`, the only thing any AReaL process reads. Not
 See it without starting anything: `./run train --dry-run`
 """
 
-import shutil
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from areal_gsm8k import prompts, tiny
-from areal_gsm8k.loop import allocation, capacity, tracking
+from areal_gsm8k.loop import allocation, capacity, devices, tracking
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
 from areal_gsm8k.loop.settings import Settings
@@ -54,19 +52,11 @@ class Plan:
         return OmegaConf.to_yaml(OmegaConf.create(self.values), sort_keys=True)
 
 
-def has_gpu() -> bool:
-    """Whether an NVIDIA GPU answers (a driver tool without a card does not count)."""
-    if not shutil.which("nvidia-smi"):
-        return False
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return listing.returncode == 0 and "GPU 0" in listing.stdout
+def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan:
+    """Compose and check a configuration for a machine with so many GPUs (areal_gsm8k/loop/devices.py counts them).
 
-
-def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan:
-    """Compose and check a configuration. Raises ConfigError with the key, what was found and what to do."""
+    Raises ConfigError with the key, what was found and what to do.
+    """
     sources = [_read_yaml(BASE)]
     sources += [_read_yaml(file) for file in config_files if file.resolve() != BASE]
     sources.append(read_overrides(overrides))
@@ -74,7 +64,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpu: bool) -> Plan
     try:
         check_keys(OmegaConf.to_container(merged, resolve=True))
         _choose_names(merged)
-        alloc = _allocate(merged, gpu)
+        alloc = _allocate(merged, gpus)
         runs_dir = Path(merged.runs_dir)
         run_dir = runs_dir / merged.experiment_name / merged.trial_name
         start_model = None
@@ -141,7 +131,7 @@ def _choose_names(merged: DictConfig) -> None:
         merged.trial_name = time.strftime("%Y%m%d_%H%M%S")
 
 
-def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
+def _allocate(merged: DictConfig, gpus: int) -> Allocation:
     alloc = allocation.parse(str(merged.allocation_mode))
     rollout, train = OmegaConf.select(merged, "rollout.backend"), OmegaConf.select(merged, "actor.backend")
     if rollout:
@@ -150,7 +140,7 @@ def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
     if train:
         side = allocation.parse_side(str(train), allocation.TRAIN_BACKENDS, key="actor.backend", default="fsdp")
         alloc = Allocation(alloc.rollout, side)
-    check_gpu(alloc, gpu)
+    check_gpus(alloc, merged, gpus)
     merged.allocation_mode = str(alloc)
     OmegaConf.update(merged, "rollout.backend", alloc.areal_rollout)
     OmegaConf.update(merged, "actor.backend", alloc.areal_train)
@@ -159,13 +149,21 @@ def _allocate(merged: DictConfig, gpu: bool) -> Allocation:
     return alloc
 
 
-def check_gpu(alloc: Allocation, gpu: bool) -> None:
-    if alloc.rollout.backend != "embedded" and not gpu:
+def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
+    """Raise ConfigError when the allocation needs more GPUs than this machine, or the cluster asked for, has."""
+    if alloc.rollout.backend == "embedded":
+        return
+    if not gpus:
         raise ConfigError(
             f"allocation_mode={str(alloc)!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
-            "`nvidia-smi -L`. Without one use the embedded back end: allocation_mode=embedded.d1+fsdp.d1, "
-            "or the whole CPU recipe: --config configs/cpu.yaml."
+            "`nvidia-smi -L` (or CUDA_VISIBLE_DEVICES hides it). Without one use the embedded back end: "
+            "allocation_mode=embedded.d1+fsdp.d1, or the whole CPU recipe: --config configs/cpu.yaml."
         )
+    nodes, each = (values["cluster"][key] for key in ("n_nodes", "n_gpus_per_node"))
+    where = "this machine has"
+    if nodes > 1:
+        gpus, where = nodes * each, f"cluster.n_nodes={nodes} with cluster.n_gpus_per_node={each} make"
+    devices.check(alloc, gpus, values["actor"]["weight_update_mode"], where)
 
 
 def _spread_names(merged: DictConfig, fileroot: Path) -> None:
@@ -249,6 +247,10 @@ def check_values(values: dict, alloc: Allocation) -> None:
             actor["kl_ctl"] and values.get("ref") is None,
             f"actor.kl_ctl={actor['kl_ctl']} without a `ref` section: AReaL would take the reference logprobs for 0 "
             "and reward unlikely tokens. Configure ref, or set actor.kl_ctl=0.",
+        ),
+        (
+            values["embedded"]["restarts"] < 0,
+            f"embedded.restarts={values['embedded']['restarts']}: 0 ends the run with its first dead server.",
         ),
         (actor.get("use_lora"), "actor.use_lora=true needs AReaL's single controller, which is not offered yet."),
         (

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from areal_gsm8k import data, hub, tiny
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.loop import config, resume
+from areal_gsm8k.loop import config, devices, resume
 from areal_gsm8k.loop.config import Plan
 from areal_gsm8k.loop.processes import processes
 from areal_gsm8k.loop.schema import ConfigError
@@ -84,15 +84,15 @@ def _say(console: Console, text: str) -> None:
 
 
 def _plan(config_files: list[Path], overrides: list[str], run: Path | None, console: Console) -> Plan:
-    gpu = config.has_gpu()
+    gpus = devices.count()
     if run:
         if config_files:
             raise ConfigError(f"--resume and --config: a resumed run keeps its configuration, {run / 'config.yaml'}.")
-        return resume.reopen(run, overrides, gpu)
-    if not config_files and not gpu:
+        return resume.reopen(run, overrides, gpus)
+    if not config_files and not gpus:
         _say(console, "No NVIDIA GPU found: using configs/cpu.yaml (a tiny model from scratch, generated problems).")
         config_files = [config.CPU_OVERLAY]
-    return config.make_plan(config_files, overrides, gpu)
+    return config.make_plan(config_files, overrides, gpus)
 
 
 def _open(plan: Plan, resumed: Path | None, console: Console) -> tuple[Run, int]:

@@ -1,8 +1,9 @@
 """The processes of a run: rollout servers and trainers, started in an order that wastes no time, watched to the end.
 
 Embedded allocations: one trainer process a data-parallel rank, started first because importing AReaL is slow
-(areal_gsm8k/loop/prewarm.py), then the start model, then one embedded server a rollout rank. SGLang and vLLM: AReaL's
-own local launcher (areal/infra/launcher/local.py), which starts servers and trainers itself.
+(areal_gsm8k/loop/prewarm.py), then the start model, then one embedded server a rollout rank; a server that dies is
+restarted with the current weights, `embedded.restarts` times in all. SGLang and vLLM: AReaL's own local launcher
+(areal/infra/launcher/local.py), which starts servers and trainers itself.
 """
 
 import json
@@ -10,11 +11,11 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from areal_gsm8k.children import Child
+from areal_gsm8k.children import Child, ChildDied
 from areal_gsm8k.loop.config import PROJECT, Plan
-from areal_gsm8k.runs import FINISHED, Run
+from areal_gsm8k.runs import FINISHED, STOPPED, Run, append_lines
 from areal_gsm8k.serve.process import ServerProcess
 
 SCRIPT = PROJECT / "train_grpo.py"
@@ -32,6 +33,8 @@ class RunProcesses:
         self.plan, self.run = plan, run
         self.trainers: list[Child] = []
         self.servers: list[ServerProcess] = []
+        self.restarts = 0
+        self.last_restart = 0.0  # time.time()
 
     @property
     def embedded(self) -> bool:
@@ -58,19 +61,9 @@ class RunProcesses:
         if not self.embedded:
             return
         self.run.set_status("starting the rollout servers")
-        options = self.plan.values["embedded"]
+        self.run.set_served_weights(self.plan.get("actor.path"))
         for index in range(self.plan.allocation.rollout.data):
-            self.servers.append(
-                ServerProcess(
-                    self.plan.get("actor.path"),
-                    self.run.logs / f"server_{index}.log",
-                    threads=options["threads"],
-                    max_running_requests=options["max_running_requests"],
-                    dtype=self.plan.get("actor.dtype"),
-                    seed=self.plan.get("seed") + index,
-                    environment=self.plan.environment,
-                )
-            )
+            self.servers.append(self._start_server(index))
         for server in self.servers:
             server.wait_healthy(HEALTHY_SECONDS)
         go = {
@@ -82,23 +75,55 @@ class RunProcesses:
             trainer.check()
             trainer.send_line(json.dumps({"environment": go}))
 
+    def _start_server(self, index: int, port: int = 0) -> ServerProcess:
+        """A server of the current weights, on a free port or the one given."""
+        return ServerProcess(
+            self.run.served_weights(),
+            self.run.logs / f"server_{index}.log",
+            port=port,
+            threads=self.plan.get("embedded.threads"),
+            max_running_requests=self.plan.get("embedded.max_running_requests"),
+            dtype=self.plan.get("actor.dtype"),
+            seed=self.plan.get("seed") + index,
+            environment=self.plan.environment,
+        )
+
     def running(self) -> bool:
-        """False once every trainer has ended well. Raises ChildDied when anything ended otherwise."""
+        """False once every trainer has ended well. Raises ChildDied when anything ended otherwise for good."""
         unfinished = [trainer for trainer in self.trainers if trainer.exit_code() != 0]
         for trainer in unfinished:
-            if not self.embedded and trainer.exit_code() and self.run.status().get("phase") == FINISHED:
+            if not self.embedded and trainer.exit_code() and self.run.status().get("phase") in (FINISHED, STOPPED):
                 return False  # AReaL's launcher ends with an error also after a trainer that ended well
             trainer.check()
         if unfinished:
-            for server in self.servers:
-                server.check()
+            for index in range(len(self.servers)):
+                self._keep_alive(index)
             self._check_progress()
         return bool(unfinished)
 
+    def _keep_alive(self, index: int) -> None:
+        """Restart a server that died, on the port the trainers know; they wait for it (areal_gsm8k/loop/client.py).
+
+        Raises ChildDied when `embedded.restarts` is spent.
+        """
+        server, bound = self.servers[index], self.plan.get("embedded.restarts")
+        how = server.ending()
+        if how is None:
+            return
+        if self.restarts >= bound:
+            server.check()
+        self.restarts += 1
+        self.last_restart = time.time()
+        event = {"time": self.last_restart, "server": index, "ended": how, "restart": self.restarts, "bound": bound}
+        append_lines(self.run.restarts, [event | {"weights": self.run.served_weights(), "log": str(server.log)}])
+        server.stop()
+        with suppress(ChildDied):  # it died before it had the port: found dead again and counted at the next look
+            self.servers[index] = self._start_server(index, server.port)
+
     def _check_progress(self) -> None:
-        """Raise Hung when the trainer has been in one phase for longer than hang_seconds."""
+        """Raise Hung when the trainer has been in one phase for longer than hang_seconds, restarts not counted."""
         status, limit = self.run.status(), self.plan.get("hang_seconds")
-        waited = time.time() - status.get("time", time.time())
+        waited = time.time() - max(status.get("time", time.time()), self.last_restart)
         if waited > limit:
             reports = "\n".join(child.stacks() for child in [*self.trainers, *self.servers])
             raise Hung(

@@ -17,7 +17,7 @@ from areal_gsm8k.runs import Run
 CHANGEABLE = ("total_train_steps", "hang_seconds", "max_failures", "stats_logger.wandb.mode", *config.SECRETS)
 
 
-def reopen(folder: Path, overrides: list[str], gpu: bool) -> Plan:
+def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
     """The plan of a run that is there already. Raises ConfigError with what was found and what to do."""
     run = Run(folder)
     if not run.config.exists():
@@ -37,7 +37,7 @@ def reopen(folder: Path, overrides: list[str], gpu: bool) -> Plan:
     check_keys(values)
     values = _moved(values, old=values["cluster"]["fileroot"], new=str(run.areal.absolute()))
     alloc = allocation.parse(values["allocation_mode"])
-    config.check_gpu(alloc, gpu)
+    config.check_gpus(alloc, values, gpus)
     config.check_values(values, alloc)
     environment |= tracking.prepare(values["stats_logger"], run.root, environment)
     model = Path(values["actor"]["path"])

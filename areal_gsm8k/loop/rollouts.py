@@ -16,6 +16,8 @@ from areal.api.cli_args import InferenceEngineConfig
 from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
 from areal.engine.sglang_remote import SGLangBackend
 
+from areal_gsm8k.loop.client import PatientClient
+
 POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
 NEVER_STALE = int(1e12)
 
@@ -68,12 +70,24 @@ class VLLMRollouts(RunsAhead, RemotevLLMEngine):
     pass
 
 
-def connect(backend: str, config: InferenceEngineConfig, ranks: int, is_eval: bool, max_empty_batches: int = 0):
-    """A client of the servers named in AREAL_LLM_SERVER_ADDRS or registered by AReaL's launcher."""
+def connect(
+    backend: str,
+    config: InferenceEngineConfig,
+    ranks: int,
+    is_eval: bool,
+    max_empty_batches: int = 0,
+    patience: float = 0,
+):
+    """A client of the servers named in AREAL_LLM_SERVER_ADDRS or registered by AReaL's launcher.
+
+    `patience`: seconds to wait for a dead server's restart; 0 where nobody restarts them.
+    """
     config = deepcopy(config)
     if is_eval:
         config.max_head_offpolicyness = NEVER_STALE
     engine = {"sglang": SGLangRollouts, "vllm": VLLMRollouts}[backend](config)
+    if patience:
+        engine._engine = PatientClient(config, engine._engine.backend, patience)
     engine.max_empty_batches = max_empty_batches
     engine.initialize(train_data_parallel_size=ranks)
     engine.workflow_executor.runner.poll_sleep_time = POLL_SECONDS

@@ -34,6 +34,9 @@ class RewardSettings:
 class EmbeddedSettings:
     threads: int = _explained(1, "CPU threads of the embedded rollout server (one is fastest for tiny models).")
     max_running_requests: int = _explained(64, "Requests the embedded server decodes at once.")
+    restarts: int = _explained(
+        3, "Dead embedded servers are restarted with the current weights, this often in one run; 0: the run ends."
+    )
 
 
 @dataclass

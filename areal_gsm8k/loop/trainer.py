@@ -110,13 +110,15 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         if alloc.backend != "fsdp":
             return super()._create_train_engine(actor_config, alloc)
         engine = PackedActor(config=actor_config)
+        engine.on_weights_saved = self.run.set_served_weights
         engine.create_process_group(parallel_strategy=alloc.parallel)
         return engine
 
     def _init_rollout(self, rollout_config, is_eval: bool = False, lora_path: str | None = None):
         ranks = self.actor_alloc.parallel.dp_size
         bound = self.config.max_empty_batches
-        return rollouts.connect(self.rollout_alloc.backend, rollout_config, ranks, is_eval, bound)
+        patience = rollout_config.setup_timeout if self.config.allocation_mode.startswith("embedded") else 0
+        return rollouts.connect(self.rollout_alloc.backend, rollout_config, ranks, is_eval, bound, patience)
 
     def _create_dataloader(self, dataset, dataset_config, rank: int, world_size: int):
         loader = super()._create_dataloader(dataset, dataset_config, rank, world_size)

@@ -20,6 +20,7 @@ class LiveView:
         self.run, self.total_steps, self.console = run, total_steps, console
         self.rows: list[dict] = []
         self._offset = 0
+        _, self._restarts_offset = read_lines(run.restarts)
         self._dev: list[tuple[int, float]] = []
         self._phase = ""
         self._started = False  # whether a row was shown; until then every phase is
@@ -45,6 +46,9 @@ class LiveView:
         for row in new:
             if not self._live:
                 self.console.print(self._line(row), highlight=False, soft_wrap=True)
+        restarts, self._restarts_offset = read_lines(self.run.restarts, self._restarts_offset)
+        for row in restarts:
+            self.console.print(_restart(row), style="yellow", highlight=False, soft_wrap=True)
         phase = self.run.status().get("phase", "starting")
         if self._live:
             self._progress.update(self._task, completed=self.rows[-1]["step"] if self.rows else 0, description=phase)
@@ -103,6 +107,13 @@ class LiveView:
             trail = "  ".join(f"{accuracy:.1%} @{step}" for step, accuracy in self._dev[-6:])
             view.add_row("dev accuracy", trail, "", "")
         return Group(self._progress, view)
+
+
+def _restart(row: dict) -> str:
+    return (
+        f"rollout server {row['server']} {row['ended']}; restart {row['restart']} of {row['bound']} with "
+        f"{row['weights']}. Its log: {row['log']}"
+    )
 
 
 def _clock(seconds: float | None) -> str:

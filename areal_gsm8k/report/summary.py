@@ -30,6 +30,7 @@ def build(run: Run, facts: dict) -> dict:
         summary[f"errors_{when}"] = _count(rows, "error")
     summary["gained"] = sum(b > a for a, b in zip(_right(before), _right(after), strict=True))
     summary["lost"] = sum(b < a for a, b in zip(_right(before), _right(after), strict=True))
+    summary["server_restarts"] = len(read_lines(run.restarts)[0])
     return summary | {"grader": GRADER_VERSION} | facts
 
 

@@ -38,12 +38,19 @@ def arguments() -> argparse.Namespace:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, not yet listening: clients are refused until the model is loaded. Raises OSError."""
+    """A bound socket, not yet listening: clients are refused until the model is loaded. Raises OSError.
+
+    SO_REUSEADDR lets the next server have the port while connections of a dead one linger, if both set it. A free port
+    is bound before: with the option the kernel might choose one that another server has bound and not yet listens on.
+    """
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     bound = socket.socket(family, socket.SOCK_STREAM)
-    if port and os.name == "posix":
+    if not port:
+        bound.bind((host, 0))
+    if os.name == "posix":
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, port))
+    if port:
+        bound.bind((host, port))
     return bound
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from areal_gsm8k.children import ChildDied
+from areal_gsm8k.serve.__main__ import bind
 from areal_gsm8k.serve.process import ServerProcess
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
@@ -49,6 +50,16 @@ def test_occupied_port(folder, tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(ChildDied, match=f"port {port} on 127.0.0.1 is in use"):
             ServerProcess(folder, str(tmp_path / "server.log"), port=port)
+
+
+def test_the_next_server_can_have_the_port_while_connections_linger():
+    with bind("127.0.0.1", 0) as first:
+        first.listen()
+        client = socket.create_connection(first.getsockname())
+        first.accept()[0].close()  # the kernel keeps this end until the client closes its own, and a while longer
+        port = first.getsockname()[1]
+    with client, bind("127.0.0.1", port) as second:
+        assert second.getsockname()[1] == port
 
 
 def test_killed_server_is_reported_with_its_log(folder, tmp_path):

@@ -25,7 +25,7 @@ def trained(request, sglang_wanted, monkeypatch, tmp_path, start_model) -> tuple
     monkeypatch.setattr(processes, "ServerProcess", start)
     settings = [f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=64"]
     settings += [f"total_train_steps={STEPS}", f"rollout.max_head_offpolicyness={request.param}"]
-    plan = config.make_plan([config.CPU_OVERLAY], settings, gpu=False)
+    plan = config.make_plan([config.CPU_OVERLAY], settings, gpus=0)
     run = Run.create(plan.run_dir)
     config.write(plan, run.config)
     with processes.processes(plan, run) as group:
