@@ -19,7 +19,6 @@ def main(config_file: str) -> None:
 
     from areal_gsm8k.data import load_problems
     from areal_gsm8k.loop.trainer import GSM8KTrainer, check_lengths, load_config
-    from areal_gsm8k.loop.workflow import GSM8KWorkflow
 
     config = load_config(config_file)
     tokenizer = load_hf_tokenizer(config.tokenizer_path)
@@ -28,11 +27,23 @@ def main(config_file: str) -> None:
     dev_problems = load_problems(valid.path, valid.split, config.data.dev_rows, seed=config.seed)
     check_lengths(config, tokenizer, train_problems)
 
-    def workflow(gconfig):
-        return GSM8KWorkflow(tokenizer, gconfig, config, config.run.records, config.seed)
+    def arguments(gconfig):  # of GSM8KWorkflow, all plain values: AReaL may make it in another process
+        return {
+            "tokenizer": config.tokenizer_path,
+            "gconfig": gconfig,
+            "settings": config.settings,
+            "records": str(config.run.records),
+            "seed": config.seed,
+        }
 
     with GSM8KTrainer(config, train_dataset=train_problems, valid_dataset=dev_problems) as trainer:
-        trainer.train(workflow=workflow(config.gconfig), eval_workflow=workflow(config.eval_gconfig))
+        trainer.train(
+            workflow="areal_gsm8k.loop.workflow.GSM8KWorkflow",
+            workflow_kwargs=arguments(config.gconfig),
+            eval_workflow="areal_gsm8k.loop.workflow.GSM8KWorkflow",
+            eval_workflow_kwargs=arguments(config.eval_gconfig),
+            dynamic_filter_fn="areal_gsm8k.loop.workflow.accept_group",
+        )
 
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("data.train_rows=-5", "data.train_rows=-5: at least 1"),
         ("train_dataset.batch_size=0", "train_dataset.batch_size=0: at least 1"),
         ("actor.kl_ctl=0.1", "without a `ref` section"),
-        ("actor.use_lora=true", "single controller"),
-        ("scheduler.type=local", "single controller"),
+        ("actor.use_lora=true", "not offered"),
+        ("scheduler.type=loacl", "choose one of local, ray, slurm"),
+        ("scheduler.type=slurm", "embedded rollout servers"),
         ("actor.weight_update_mode=xccl", "set it to disk"),
         ("rollout.consumer_batch_size=4", "wait for ever"),
         ("embedded.restarts=-1", "embedded.restarts=-1"),
@@ -165,6 +166,14 @@ def test_several_ranks_need_batches_that_can_be_shared_out():
         with pytest.raises(ConfigError) as error:
             plan(*two, override)
         assert said in str(error.value)
+
+
+@pytest.mark.parametrize("scheduler", ["ray", "slurm"])
+def test_a_cluster_scheduler_may_be_asked_from_a_machine_without_a_gpu(scheduler):
+    made = make_plan([], [f"scheduler.type={scheduler}", "allocation_mode=sglang.d8t1+fsdp.d8",
+                          "cluster.n_nodes=2", "cluster.n_gpus_per_node=8"], gpus=0)  # fmt: skip
+    assert (made.get("cluster.n_nodes"), made.get("cluster.n_gpus_per_node")) == (2, 8)
+    assert made.get("actor.scheduling_spec")[0]["gpu"] == made.get("rollout.scheduling_spec")[0]["gpu"] == 1
 
 
 def test_secrets_on_the_command_line_are_masked():

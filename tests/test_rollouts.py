@@ -1,10 +1,15 @@
+import asyncio
+
 import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
 import torch  # noqa: E402
+from areal.api.cli_args import InferenceEngineConfig  # noqa: E402
+from areal.infra import RolloutController  # noqa: E402
 
-from areal_gsm8k.loop.rollouts import NoSignal, RunsAhead  # noqa: E402
+from areal_gsm8k.loop.controller import LostRollouts, RolloutsController  # noqa: E402
+from areal_gsm8k.loop.rollouts import LocalRollouts, NoSignal  # noqa: E402
 
 
 def group(first_id: int) -> dict:
@@ -14,14 +19,18 @@ def group(first_id: int) -> dict:
 class Dispatcher:
     def __init__(self):
         self._active_task_ids = set()
+        self.stopped_by = None
+
+    def _set_thread_exception(self, reason):
+        self.stopped_by = reason
 
     def submit_task_input(self, task):
         self._active_task_ids.add(task)
 
 
 class Executor:
-    def __init__(self, max_staleness):
-        self.max_staleness, self.dispatcher = max_staleness, Dispatcher()
+    def __init__(self):
+        self.dispatcher = Dispatcher()
         self.data_generator = iter(range(1000))
 
 
@@ -29,13 +38,14 @@ class Base:
     """Stands for AReaL's remote engine."""
 
     def __init__(self, batches, max_staleness=0):
-        self.batches, self.workflow_executor = iter(batches), Executor(max_staleness)
+        self.batches, self.workflow_executor = iter(batches), Executor()
+        self.config = InferenceEngineConfig(backend="sglang:d1", max_head_offpolicyness=max_staleness)
 
     def prepare_batch(self, dataloader, workflow=None):
         return next(self.batches)
 
 
-class Engine(RunsAhead, Base):
+class Engine(LocalRollouts, Base):
     pass
 
 
@@ -64,3 +74,21 @@ def test_prompts_are_submitted_up_to_the_staleness_bound(max_staleness, under_wa
 def test_a_batch_comes_in_data_order():
     (batch,) = [Engine([[group(16), group(0), group(8)]]).prepare_batch(Loader())]
     assert [made["sample_id"][0].item() for made in batch] == [0, 8, 16]
+
+
+def test_a_controller_gives_up_when_too_many_prompts_in_a_row_bring_no_group(monkeypatch):
+    async def nothing():
+        return None
+
+    async def group():
+        return "group"
+
+    monkeypatch.setattr(RolloutController, "_create_submit_callback", lambda self, prompt: prompt)
+    controller = object.__new__(RolloutsController)
+    controller.max_lost, controller._dispatcher = 3, Dispatcher()
+    for prompt in (nothing, nothing, group, nothing, nothing):  # a good one between starts anew
+        asyncio.run(controller._create_submit_callback(prompt)())
+    assert controller.dispatcher.stopped_by is None
+    asyncio.run(controller._create_submit_callback(nothing)())
+    assert isinstance(controller.dispatcher.stopped_by, LostRollouts)
+    assert "3 prompts in a row" in str(controller.dispatcher.stopped_by)

@@ -7,6 +7,7 @@ pytest.importorskip("areal", reason="areal is not installed")
 
 from areal.api import ModelResponse  # noqa: E402
 from areal.api.cli_args import GenerationHyperparameters  # noqa: E402
+from areal.infra import workflow_context  # noqa: E402
 
 from areal_gsm8k.loop import workflow  # noqa: E402
 from areal_gsm8k.loop.settings import RewardSettings, Settings  # noqa: E402
@@ -43,10 +44,9 @@ def tokenizer(untrained_model):
     return AutoTokenizer.from_pretrained(untrained_model)
 
 
-def flow(tokenizer, folder, **settings):
-    return GSM8KWorkflow(
-        tokenizer, GenerationHyperparameters(max_new_tokens=8), Settings(answer_format="hash", **settings), folder
-    )
+def flow(tokenizer, folder, n_samples=1, **settings):
+    gconfig = GenerationHyperparameters(max_new_tokens=8, n_samples=n_samples)
+    return GSM8KWorkflow(tokenizer, gconfig, Settings(answer_format="hash", **settings), folder)
 
 
 def episode(tokenizer, folder, completion, reward=None, **engine):
@@ -140,6 +140,24 @@ def test_groups_without_signal_are_dropped_on_request(tmp_path):
     accept = GroupFilter(2, drop_without_signal=True, records=tmp_path)
     assert accept(group([1.0, 0.0]))
     assert not accept(group([1.0, 1.0])) and not accept(group([0.0, 0.0]))
+
+
+def test_by_import_string_the_filter_is_that_of_the_workflow_that_trains(tokenizer, tmp_path):
+    training, evaluation = flow(tokenizer, tmp_path, n_samples=3), flow(tokenizer, tmp_path, n_samples=1)
+    asyncio.run(training.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
+    workflow_context.set(workflow_context.WorkflowContext(is_eval=True))
+    try:
+        asyncio.run(evaluation.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
+    finally:
+        workflow_context.set(workflow_context.WorkflowContext())
+    assert workflow.accept_group(group([1.0, 0.0, 0.0])) and not workflow.accept_group(group([1.0]))
+
+
+def test_workflows_of_one_process_write_one_shard_of_records(tokenizer, tmp_path):
+    """By import string AReaL makes a workflow for every prompt."""
+    for _ in range(3):
+        episode(tokenizer, tmp_path, "#### 5")
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
 
 
 def test_areal_really_hands_over_partial_groups(tokenizer, tmp_path, monkeypatch):

@@ -5,8 +5,10 @@
    more at learning rate 0). With `attention_mask=None` transformers masks from position_ids.
 2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
-Hooks: `on_advantages` gets every batch once its advantages are known; the trainer joins sample records there.
-`on_weights_saved` gets the folder of new weights before any server loads them; see `_update_weights_from_disk`.
+Hooks: `on_advantages` gets a row for every sample of a batch (areal_gsm8k/loop/batch_rows.py) once its advantages are
+known; the trainer joins sample records there. `on_weights_saved` gets the folder of new weights before any server loads
+them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single controller: there the controller
+fetches the rows (areal_gsm8k/loop/controller.py).
 """
 
 import shutil
@@ -17,11 +19,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from areal.api import WeightUpdateMeta
+from areal.api import Scheduler, WeightUpdateMeta
 from areal.api.cli_args import PPOActorConfig
 from areal.engine import FSDPPPOActor
 from areal.infra.platforms import current_platform
 from areal.utils import name_resolve, names
+
+from areal_gsm8k.loop.batch_rows import sample_rows
+from areal_gsm8k.loop.controller import ActorController
 
 MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
 OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's update must not see
@@ -30,10 +35,11 @@ OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's upda
 class PackedActor(FSDPPPOActor):
     def __init__(self, config: PPOActorConfig):
         super().__init__(config)
-        self.on_advantages: Callable[[list[dict[str, Any]]], None] = lambda groups: None
+        self.on_advantages: Callable[[list[dict[str, Any]]], None] = self.keep_rows
+        self.rows: list[dict[str, Any]] = []
         self.on_weights_saved: Callable[[str], None] = lambda folder: None
         self.served: str | None = None  # the folder every server loaded last
-        self.shuffle_seed: int | None = None  # control run: permute rewards within the batch
+        self.shuffle_seed: int | None = None
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
         mb_list = super()._prepare_mb_list(input_)
@@ -74,6 +80,22 @@ class PackedActor(FSDPPPOActor):
         current_platform.synchronize()
         dist.barrier(group=self.cpu_group)
 
+    @classmethod
+    def as_controller(cls, config: PPOActorConfig, scheduler: Scheduler) -> ActorController:
+        return ActorController(train_engine=cls, config=config, scheduler=scheduler)
+
+    def keep_rows(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def take_rows(self) -> list[dict[str, Any]]:
+        """The rows of the last batch that no hook took."""
+        rows, self.rows = self.rows, []
+        return rows
+
+    def shuffle_rewards(self, seed: int) -> None:
+        """Control run: from here on permute the rewards within each batch."""
+        self.shuffle_seed = seed
+
     @torch.no_grad()
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
         if self.shuffle_seed is not None:
@@ -81,7 +103,9 @@ class PackedActor(FSDPPPOActor):
         if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's by them
             data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
         groups = super().compute_advantages(data, *args, **kwargs)
-        self.on_advantages(groups)
+        # Tensor-parallel ranks hold copies of their head's batch.
+        heads = groups if self.is_data_parallel_head() else []
+        self.on_advantages(sample_rows(heads, version=self.get_version(), rank=dist.get_rank()))
         return [{name: value for name, value in group.items() if name not in OURS} for group in groups]
 
     def _shuffled(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

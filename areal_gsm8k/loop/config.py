@@ -25,6 +25,8 @@ BASE = PROJECT / "train_grpo.yaml"
 CPU_OVERLAY = PROJECT / "configs" / "cpu.yaml"
 
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
+ELSEWHERE = ("ray", "slurm")  # the GPUs may be on other machines than this one
+SCHEDULERS = ("local", *ELSEWHERE)
 TINY = "tiny"  # actor.path of the model made from scratch
 NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
 FILEROOT_SECTIONS = ("rollout", "saver", "recover", "evaluator", "stats_logger")
@@ -153,16 +155,16 @@ def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
     """Raise ConfigError when the allocation needs more GPUs than this machine, or the cluster asked for, has."""
     if alloc.rollout.backend == "embedded":
         return
+    nodes, each = (values["cluster"][key] for key in ("n_nodes", "n_gpus_per_node"))
+    where = "this machine has"
+    if nodes > 1 or values["scheduler"]["type"] in ELSEWHERE:
+        gpus, where = nodes * each, f"cluster.n_nodes={nodes} with cluster.n_gpus_per_node={each} make"
     if not gpus:
         raise ConfigError(
             f"allocation_mode={str(alloc)!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
             "`nvidia-smi -L` (or CUDA_VISIBLE_DEVICES hides it). Without one use the embedded back end: "
             "allocation_mode=embedded.d1+fsdp.d1, or the whole CPU recipe: --config configs/cpu.yaml."
         )
-    nodes, each = (values["cluster"][key] for key in ("n_nodes", "n_gpus_per_node"))
-    where = "this machine has"
-    if nodes > 1:
-        gpus, where = nodes * each, f"cluster.n_nodes={nodes} with cluster.n_gpus_per_node={each} make"
     devices.check(alloc, gpus, values["actor"]["weight_update_mode"], where)
 
 
@@ -252,7 +254,7 @@ def check_values(values: dict, alloc: Allocation) -> None:
             values["embedded"]["restarts"] < 0,
             f"embedded.restarts={values['embedded']['restarts']}: 0 ends the run with its first dead server.",
         ),
-        (actor.get("use_lora"), "actor.use_lora=true needs AReaL's single controller, which is not offered yet."),
+        (actor.get("use_lora"), "actor.use_lora=true is not offered yet."),
         (
             values["recover"]["mode"] not in ("disabled", "off"),
             f"recover.mode={values['recover']['mode']}: AReaL's own recovery overwrites its only checkpoint in place, "
@@ -260,8 +262,14 @@ def check_values(values: dict, alloc: Allocation) -> None:
             "recover.freq_secs, and go on with ./run train --resume RUN.",
         ),
         (
-            values["scheduler"]["type"],
-            f"scheduler.type={values['scheduler']['type']}: AReaL's single controller is not offered yet.",
+            values["scheduler"]["type"] not in (None, *SCHEDULERS),
+            f"scheduler.type={values['scheduler']['type']!r}: choose one of {', '.join(SCHEDULERS)} for AReaL's single "
+            "controller, or leave it out.",
+        ),
+        (
+            values["scheduler"]["type"] == "slurm" and alloc.rollout.backend == "embedded",
+            "scheduler.type=slurm with embedded rollout servers: they answer on the launcher's machine only, and Slurm "
+            "chooses where workers run. Use scheduler.type=local, or sglang or vllm in allocation_mode.",
         ),
         (
             actor["weight_update_mode"] == "xccl" and alloc.rollout.backend == "embedded",

@@ -171,11 +171,11 @@ def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
     """Start everything and follow it to its end. Raises ChildDied."""
     with processes(plan, run) as group:
         run.set_status("starting")
-        if group.embedded:
+        if not group.by_areal:
             group.start_trainers()  # they import AReaL while the start model is made
         if plan.start_model:
             _make_start_model(plan, run, group.running, console)
-        if not group.embedded:
+        if group.by_areal:
             group.start_trainers()
         group.start_servers()
         with LiveView(run, steps, console) as view:

@@ -16,7 +16,7 @@ from areal_gsm8k.children import die_with_parent
 
 
 def main() -> None:
-    die_with_parent()
+    die_with_parent(take_children=os.environ["AREAL_SPMD_MODE"] == "0")  # the single controller's workers
     script, *arguments = sys.argv[1:]
     # The slow part, done while the launcher prepares model and servers.
     import areal_gsm8k.loop.trainer

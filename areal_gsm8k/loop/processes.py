@@ -3,7 +3,8 @@
 Embedded allocations: one trainer process a data-parallel rank, started first because importing AReaL is slow
 (areal_gsm8k/loop/prewarm.py), then the start model, then one embedded server a rollout rank; a server that dies is
 restarted with the current weights, `embedded.restarts` times in all. SGLang and vLLM: AReaL's own local launcher
-(areal/infra/launcher/local.py), which starts servers and trainers itself.
+(areal/infra/launcher/local.py), which starts servers and trainers itself. With `scheduler.type`, one trainer process
+instead, AReaL's single controller; it starts worker processes and, except for embedded, the servers.
 """
 
 import json
@@ -20,6 +21,12 @@ from areal_gsm8k.serve.process import ServerProcess
 
 SCRIPT = PROJECT / "train_grpo.py"
 HEALTHY_SECONDS = 120
+CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
+CPU = {
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    "OMP_NUM_THREADS": "1",  # two threads are slower than one at the sizes a CPU can train
+    "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
+}
 
 
 class Hung(RuntimeError):
@@ -40,40 +47,50 @@ class RunProcesses:
     def embedded(self) -> bool:
         return self.plan.allocation.rollout.backend == "embedded"
 
+    @property
+    def by_areal(self) -> bool:
+        """Whether AReaL's launcher starts the trainers."""
+        return not self.embedded and not self.plan.get("scheduler.type")
+
     def start_trainers(self) -> None:
-        """Start every trainer; with the embedded back end they import AReaL and then wait for the servers."""
+        """Start every trainer. Except for AReaL's, they import AReaL and then wait for `start_servers`."""
         arguments = [str(SCRIPT), "--config", str(self.run.config)]
-        if not self.embedded:
+        if self.by_areal:
             command = [sys.executable, "-m", "areal_gsm8k.loop.areal_launcher", *arguments]
             self.trainers.append(
                 Child("AReaL's launcher", command, self.run.logs / "launcher.log", self.plan.environment)
             )
             return
-        ranks = self.plan.allocation.train.devices
+        single = self.plan.get("scheduler.type")
+        ranks = 1 if single else self.plan.allocation.train.devices
         for rank in range(ranks):
-            environment = self.plan.environment | _spmd_environment(rank, ranks)
+            environment = self.plan.environment | (CONTROLLER if single else _spmd_environment(rank, ranks))
+            if self.embedded:
+                environment |= CPU
             name = "trainer" if ranks == 1 else f"trainer {rank}"
             command = [sys.executable, "-m", "areal_gsm8k.loop.prewarm", *arguments]
             self.trainers.append(Child(name, command, self.run.logs / f"trainer_{rank}.log", environment))
 
     def start_servers(self) -> None:
-        """Start the embedded servers, wait until they answer, and let the trainers go on."""
-        if not self.embedded:
+        """Start the embedded servers, if any, wait until they answer, and let the trainers go on."""
+        if self.by_areal:
             return
+        go = {"MASTER_PORT": str(_free_port())}
+        if self.embedded:
+            self._start_embedded()
+            go["AREAL_LLM_SERVER_ADDRS"] = ",".join(f"{server.host}:{server.port}" for server in self.servers)
+        self.run.set_status("starting the trainer")
+        for trainer in self.trainers:
+            trainer.check()
+            trainer.send_line(json.dumps({"environment": go}))
+
+    def _start_embedded(self) -> None:
         self.run.set_status("starting the rollout servers")
         self.run.set_served_weights(self.plan.get("actor.path"))
         for index in range(self.plan.allocation.rollout.data):
             self.servers.append(self._start_server(index))
         for server in self.servers:
             server.wait_healthy(HEALTHY_SECONDS)
-        go = {
-            "AREAL_LLM_SERVER_ADDRS": ",".join(f"{server.host}:{server.port}" for server in self.servers),
-            "MASTER_PORT": str(_free_port()),
-        }
-        self.run.set_status("starting the trainer")
-        for trainer in self.trainers:
-            trainer.check()
-            trainer.send_line(json.dumps({"environment": go}))
 
     def _start_server(self, index: int, port: int = 0) -> ServerProcess:
         """A server of the current weights, on a free port or the one given."""
@@ -92,7 +109,7 @@ class RunProcesses:
         """False once every trainer has ended well. Raises ChildDied when anything ended otherwise for good."""
         unfinished = [trainer for trainer in self.trainers if trainer.exit_code() != 0]
         for trainer in unfinished:
-            if not self.embedded and trainer.exit_code() and self.run.status().get("phase") in (FINISHED, STOPPED):
+            if self.by_areal and trainer.exit_code() and self.run.status().get("phase") in (FINISHED, STOPPED):
                 return False  # AReaL's launcher ends with an error also after a trainer that ended well
             trainer.check()
         if unfinished:
@@ -106,7 +123,9 @@ class RunProcesses:
 
         Raises ChildDied when `embedded.restarts` is spent.
         """
-        server, bound = self.servers[index], self.plan.get("embedded.restarts")
+        server = self.servers[index]
+        # The single controller's workers do not say which weights they sent last.
+        bound = 0 if self.plan.get("scheduler.type") else self.plan.get("embedded.restarts")
         how = server.ending()
         if how is None:
             return
@@ -162,9 +181,6 @@ def _spmd_environment(rank: int, ranks: int) -> dict[str, str]:
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        "OMP_NUM_THREADS": "1",  # two threads are slower than one at the sizes a CPU can train
-        "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
     }
 
 

@@ -14,7 +14,7 @@ from areal_gsm8k.recovery import Ledger, RecoveryPoint
 
 
 class Recoverable:
-    """Mixin over PPOTrainer (SPMD mode); `run`, `rank`, `_status` and `_from_rank_0` are the trainer's."""
+    """Mixin over PPOTrainer; `run`, `rank`, `_status` and `_from_rank_0` are the trainer's."""
 
     recovered: RecoveryPoint | None = None
 
@@ -48,6 +48,8 @@ class Recoverable:
         self.recover_info = RecoverInfo(last, {}, {}, {}, {}, {})  # what AReaL's loop asks for its first step
 
     def _save_recovery_point(self) -> None:
+        if self.scheduler:  # AReaL's single controller: the optimiser is in its workers, and --resume is refused
+            return
         self._status("saving a recovery point", step=self.steps_done)
         folder = self.run.recovery / f"step_{self.steps_done:05d}"
         unfinished = self._from_rank_0(checkpoints.partial(folder) if self.rank == 0 else None)

@@ -36,6 +36,11 @@ def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
     values = OmegaConf.to_container(merged)
     check_keys(values)
     values = _moved(values, old=values["cluster"]["fileroot"], new=str(run.areal.absolute()))
+    if values["scheduler"]["type"]:
+        raise ConfigError(
+            f"--resume {folder}: runs of AReaL's single controller (scheduler.type={values['scheduler']['type']}) save "
+            f"no recovery points. Start another from actor.path={run.checkpoints / 'last'}."
+        )
     alloc = allocation.parse(values["allocation_mode"])
     config.check_gpus(alloc, values, gpus)
     config.check_values(values, alloc)

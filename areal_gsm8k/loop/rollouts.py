@@ -27,7 +27,7 @@ class NoSignal(RuntimeError):
 
 
 class RunsAhead:
-    """Mixin over AReaL's remote engines: `prepare_batch` runs ahead and never returns an empty batch."""
+    """Mixin over AReaL's remote engines or their controller: `prepare_batch` runs ahead, no batch is empty."""
 
     max_empty_batches = 0
 
@@ -36,7 +36,7 @@ class RunsAhead:
             groups = super().prepare_batch(dataloader, *args, **kwargs)
             self._submit_ahead(dataloader.batch_size)
             if groups:
-                return sorted(groups, key=lambda group: group["sample_id"][0].item())
+                return groups
         raise NoSignal(
             f"{self.max_empty_batches + 1} batches in a row held no group worth training on. Either every sample is "
             "wrong (too hard, or the answer format is not followed: see samples/rejected.jsonl) or every one is right "
@@ -44,12 +44,28 @@ class RunsAhead:
             "gconfig.n_samples or max_empty_batches."
         )
 
+    @property
+    def executor(self):
+        """AReaL's object with the queue of prompts (`dispatcher`) and their source (`data_generator`)."""
+        return self.workflow_executor
+
     def _submit_ahead(self, batch_size: int) -> None:
         """Submit prompts until `max_head_offpolicyness` batches are under way, to be generated during the update."""
-        executor = self.workflow_executor
-        ahead = executor.max_staleness * batch_size
-        for _ in range(ahead - len(executor.dispatcher._active_task_ids)):
-            executor.dispatcher.submit_task_input(next(executor.data_generator))
+        dispatcher = self.executor.dispatcher
+        ahead = self.config.max_head_offpolicyness * batch_size
+        for _ in range(ahead - len(dispatcher._active_task_ids)):
+            dispatcher.submit_task_input(next(self.executor.data_generator))
+
+
+class LocalRollouts(RunsAhead):
+    """Mixin over AReaL's remote engines: a pause of milliseconds stays one, and batches come in data order."""
+
+    def initialize(self, *args, **kwargs) -> None:
+        super().initialize(*args, **kwargs)
+        self.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
+
+    def prepare_batch(self, *args, **kwargs) -> list[dict]:
+        return sorted(super().prepare_batch(*args, **kwargs), key=lambda group: group["sample_id"][0].item())
 
 
 class SeededRequests(SGLangBackend):
@@ -60,14 +76,18 @@ class SeededRequests(SGLangBackend):
         return request
 
 
-class SGLangRollouts(RunsAhead, RemoteSGLangEngine):
+class SGLangRollouts(LocalRollouts, RemoteSGLangEngine):
     def __init__(self, config: InferenceEngineConfig):
         super().__init__(config)
         self._engine.backend = SeededRequests()
 
 
-class VLLMRollouts(RunsAhead, RemotevLLMEngine):
+class VLLMRollouts(LocalRollouts, RemotevLLMEngine):
     pass
+
+
+def engine_class(backend: str) -> type:
+    return {"sglang": SGLangRollouts, "vllm": VLLMRollouts}[backend]
 
 
 def connect(
@@ -85,10 +105,9 @@ def connect(
     config = deepcopy(config)
     if is_eval:
         config.max_head_offpolicyness = NEVER_STALE
-    engine = {"sglang": SGLangRollouts, "vllm": VLLMRollouts}[backend](config)
+    engine = engine_class(backend)(config)
     if patience:
         engine._engine = PatientClient(config, engine._engine.backend, patience)
     engine.max_empty_batches = max_empty_batches
     engine.initialize(train_data_parallel_size=ranks)
-    engine.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
     return engine

@@ -1,13 +1,14 @@
 """AReaL's PPOTrainer, observed and repaired: evaluation before and after, sample records, metrics, saving on CPU.
 
 The training loop itself is AReaL's `PPOTrainer.train` (areal/trainer/rl_trainer.py). Overridden is only what is broken
-or missing there: the engines (areal_gsm8k/loop/actor.py and rollouts.py), saving (AReaL's Saver imports triton),
-recovery (areal_gsm8k/loop/recoverable.py), and the per-step hooks that write the run directory.
+or missing there: the engines (areal_gsm8k/loop/actor.py and rollouts.py; controller.py where they live in worker
+processes), saving (AReaL's Saver imports triton), recovery (areal_gsm8k/loop/recoverable.py), and the per-step hooks
+that write the run directory.
 """
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,12 @@ from areal.utils import name_resolve, stats_tracker
 from omegaconf import OmegaConf
 
 from areal_gsm8k import checkpoints, prompts
-from areal_gsm8k.loop import rollouts
+from areal_gsm8k.loop import controller, rollouts
 from areal_gsm8k.loop.actor import PackedActor
-from areal_gsm8k.loop.batch_rows import evaluation_metrics, sample_rows, step_metrics
+from areal_gsm8k.loop.batch_rows import evaluation_metrics, step_metrics
 from areal_gsm8k.loop.prompt_stream import PromptStream
 from areal_gsm8k.loop.recoverable import Recoverable
 from areal_gsm8k.loop.settings import Settings
-from areal_gsm8k.loop.workflow import GroupFilter
 from areal_gsm8k.records import RecordReader
 from areal_gsm8k.runs import FINISHED, STOPPED, Run, append_lines, to_lines, write_atomically
 
@@ -38,6 +38,11 @@ class RunConfig(Settings, GRPOConfig):
     def run(self) -> Run:
         """The run's directory; AReaL's own tree is its folder areal/."""
         return Run(Path(self.cluster.fileroot).parent)
+
+    @property
+    def settings(self) -> Settings:
+        """Our settings alone."""
+        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
 
 
 def load_config(path: Path | str) -> RunConfig:
@@ -80,18 +85,17 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         self._recover()
         self.actor.on_advantages = self._join_samples
         if config.reward.shuffled:
-            self.actor.shuffle_seed = config.seed
+            self.actor.shuffle_rewards(config.seed)
 
-    def train(self, workflow, eval_workflow, **kwargs) -> None:
-        """AReaL's loop with an evaluation before the first step and after the last, on identical items."""
-        config = self.config
-        group_filter = GroupFilter(config.gconfig.n_samples, config.drop_groups_without_signal, self.run.records)
+    def train(self, **workflows) -> None:
+        """AReaL's loop, with its arguments, and an evaluation before the first step and after the last."""
+        evaluation = workflows["eval_workflow"], workflows["eval_workflow_kwargs"]
         if not self.recovered:
-            self._evaluate_alone(eval_workflow)
+            self._evaluate_alone(*evaluation)
         self.step_started = time.perf_counter()
         self._begin_step()
         try:
-            super().train(workflow=workflow, eval_workflow=eval_workflow, dynamic_filter_fn=group_filter, **kwargs)
+            super().train(**workflows)
         except StopRequested:
             self._save("last")
             self._status(STOPPED, step=self.steps_done)
@@ -99,7 +103,7 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         finally:
             self._flush_rejected()
         if self.evaluated_version != self.actor.get_version():
-            self._evaluate_alone(eval_workflow)
+            self._evaluate_alone(*evaluation)
         self._save("last")
         self._save_recovery_point()  # a run with more steps than this one goes on from here
         self._status(FINISHED)
@@ -109,12 +113,17 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
     def _create_train_engine(self, actor_config, alloc):
         if alloc.backend != "fsdp":
             return super()._create_train_engine(actor_config, alloc)
-        engine = PackedActor(config=actor_config)
-        engine.on_weights_saved = self.run.set_served_weights
+        if self.scheduler:
+            engine = PackedActor.as_controller(actor_config, self.scheduler)
+        else:
+            engine = PackedActor(actor_config)
+            engine.on_weights_saved = self.run.set_served_weights
         engine.create_process_group(parallel_strategy=alloc.parallel)
         return engine
 
     def _init_rollout(self, rollout_config, is_eval: bool = False, lora_path: str | None = None):
+        if self.scheduler:
+            return controller.connect(self, rollout_config, is_eval)
         ranks = self.actor_alloc.parallel.dp_size
         bound = self.config.max_empty_batches
         patience = rollout_config.setup_timeout if self.config.allocation_mode.startswith("embedded") else 0
@@ -132,10 +141,9 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         self._seed_step()
         self._status("rollout", step=self.steps_done + 1)
 
-    def _join_samples(self, groups: list[dict[str, Any]]) -> None:
+    def _join_samples(self, rows: list[dict[str, Any]]) -> None:
         self._status("training", step=self.steps_done + 1)
-        if self.actor.is_data_parallel_head():  # tensor-parallel ranks hold copies of their head's batch
-            self.consumed = sample_rows(groups, version=self.actor.get_version(), rank=self.rank)
+        self.consumed = rows
 
     def _export_and_commit_stats(self, epoch: int, epoch_step: int, global_step: int):
         areal = self.actor.export_stats() | self.rollout.export_stats() | self.eval_rollout.export_stats()
@@ -190,9 +198,9 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
 
     # Evaluation and saving
 
-    def _evaluate_alone(self, eval_workflow) -> None:
+    def _evaluate_alone(self, eval_workflow, eval_workflow_kwargs) -> None:
         """An evaluation outside AReaL's loop, with a row of its own in metrics.jsonl."""
-        self._evaluate_fn(eval_workflow, None)
+        self._evaluate_fn(eval_workflow, eval_workflow_kwargs)
         self._save_if_best()
         if self.rank == 0:
             row = {"step": self.steps_done} | self.dev

@@ -5,8 +5,10 @@ prompt and concatenates. Beyond that it grades through math_parser, counts a rew
 error instead of a wrong answer, and writes a sample record whose integer id travels with the tensors.
 """
 
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from areal.api import InferenceEngine, ModelRequest, ModelResponse, RolloutWorkflow
@@ -26,6 +28,22 @@ class TooManyFailures(RuntimeError):
     """Sample after sample could not be generated or graded."""
 
 
+@dataclass
+class Shared:
+    """What the workflows of one process share: given by import string, AReaL makes a new one for every prompt."""
+
+    writer: RecordWriter
+    failures: int = 0  # samples in a row that could not be had
+
+
+@cache
+def shared(records: Path | str) -> Shared:
+    return Shared(RecordWriter(records))
+
+
+stop_ids = cache(prompts.stop_ids)  # reads the whole vocabulary
+
+
 class GSM8KWorkflow(RolloutWorkflow):
     """One question, one completion, one reward.
 
@@ -41,13 +59,14 @@ class GSM8KWorkflow(RolloutWorkflow):
 
             tokenizer = load_hf_tokenizer(tokenizer)
         self.tokenizer = tokenizer
-        self.gconfig = gconfig.new(n_samples=1, stop_token_ids=[*gconfig.stop_token_ids, *prompts.stop_ids(tokenizer)])
+        self.gconfig = gconfig.new(n_samples=1, stop_token_ids=[*gconfig.stop_token_ids, *stop_ids(tokenizer)])
         self.settings = settings
-        self.writer = RecordWriter(records)
+        self.shared = shared(records)
+        self.writer = self.shared.writer
+        self.group_filter = GroupFilter(gconfig.n_samples, settings.drop_groups_without_signal, records)
         self.first_seed = seed << 32
         self.group_size = gconfig.n_samples
         self.begun: dict[int, int] = {}  # position -> samples of its group begun, until all are
-        self.failures = 0  # samples in a row that could not be had
 
     async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> dict[str, torch.Tensor] | None:
         """Sample one completion of `data`: id, question, answer and, in training, position (in the data order).
@@ -55,6 +74,8 @@ class GSM8KWorkflow(RolloutWorkflow):
         Returns tensors of batch size 1: input_ids, loss_mask, logprobs, versions, attention_mask, each (1, T), and
         rewards, sample_id, each (1,). Returns None, which drops the sample, when its reward could not be computed.
         """
+        if not workflow_context.get().is_eval:
+            GroupFilter.of_training = self.group_filter
         prompt = prompts.prompt_ids(
             self.tokenizer, data["question"], self.settings.answer_format, self.settings.system_prompt
         )
@@ -77,7 +98,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         scope = workflow_context.stat_scope()
         if reward is None:
             return self._failed(engine, RuntimeError(record["error"]))
-        self.failures = 0
+        self.shared.failures = 0
         stats_tracker.get(scope).scalar(reward=reward)
         return _tensors(response, reward, sample_id)
 
@@ -128,10 +149,10 @@ class GSM8KWorkflow(RolloutWorkflow):
     def _failed(self, engine: InferenceEngine, failure: Exception) -> None:
         """Count a sample that could not be had. Too many in a row end the run: AReaL would go on asking for ever."""
         stats_tracker.get(workflow_context.stat_scope()).scalar(sample_error=1)
-        self.failures += 1
-        if self.failures >= self.settings.max_failures:
+        self.shared.failures += 1
+        if self.shared.failures >= self.settings.max_failures:
             reason = TooManyFailures(
-                f"{self.failures} samples in a row failed (max_failures); the last: {_named(failure)}"
+                f"{self.shared.failures} samples in a row failed (max_failures); the last: {_named(failure)}"
             )
             engine.workflow_executor.dispatcher._set_thread_exception(reason)
 
@@ -161,10 +182,12 @@ class GroupFilter:
     group size, would misalign every later group (areal/utils/data.py). Groups without signal are rejected on request.
     """
 
+    of_training: ClassVar["GroupFilter"]  # of the workflow that samples for training in this process
+
     def __init__(self, n_samples: int, drop_without_signal: bool, records: Path | str):
         self.n_samples = n_samples
         self.drop_without_signal = drop_without_signal
-        self.writer = RecordWriter(records)
+        self.writer = shared(records).writer
 
     def __call__(self, group: dict[str, torch.Tensor]) -> bool:
         rewards_G = group["rewards"]
@@ -176,3 +199,8 @@ class GroupFilter:
         if reason:
             self.writer.reject(group["sample_id"].tolist(), reason)
         return reason is None
+
+
+def accept_group(group: dict[str, torch.Tensor]) -> bool:
+    """The GroupFilter by import string: AReaL's single controller takes no other form, and gives it no arguments."""
+    return GroupFilter.of_training(group)
