@@ -25,8 +25,14 @@ def untrained_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def start_model(tmp_path_factory):
-    """Folder of the CPU recipe's start model, right now and then; a minute of one core, once a session."""
+def start_model(tmp_path_factory, request):
+    """Folder of the CPU recipe's start model, right now and then; a minute of one core, once for all test processes."""
+    from filelock import FileLock
+
     from areal_gsm8k import tiny
 
-    return tiny.start_model(tmp_path_factory.mktemp("models"), seed=1)
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # a process of pytest-xdist: the others' folders are beside ours
+        folder = folder.parent
+    with FileLock(folder / "start_model.lock"):
+        return tiny.start_model(folder / "start_models", seed=1)
