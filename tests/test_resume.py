@@ -80,6 +80,14 @@ def test_only_what_does_not_change_the_learning_may_be_set_anew(written):
         resume.reopen(run.root, ["total_train_step=7"], gpus=0)
 
 
+def test_a_run_of_the_single_controller_is_not_resumed(written):
+    run, plan = written
+    plan.values["scheduler"]["type"] = "local"
+    config.write(plan, run.config)
+    with pytest.raises(ConfigError, match="scheduler.type=local.*save no recovery points.*checkpoints/last"):
+        resume.reopen(run.root, [], gpus=0)
+
+
 def test_a_folder_without_a_run_is_an_error_that_shows_the_runs_beside_it(written):
     run, _ = written
     for wrong in (run.root.parent, run.root.parent / "tt"):
