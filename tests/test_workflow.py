@@ -86,6 +86,34 @@ def test_format_is_paid_apart_from_accuracy(tokenizer, tmp_path):
     assert episode(tokenizer, tmp_path, "it is 5", weights)[0]["rewards"].item() == 1.0
 
 
+OWN_REWARD = """
+import time
+
+def length(prompt, completion, prompt_ids, completion_ids, **row):
+    assert "2 + 3?" in prompt and len(completion_ids) > 0 and row["answer"]
+    if "raise" in completion:
+        raise ValueError("no")
+    if "hang" in completion:
+        time.sleep(60)
+    return len(completion)
+"""
+
+
+def test_a_users_own_function_is_a_part_and_its_failure_an_error(tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "own_reward.py").write_text(OWN_REWARD)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = RewardSettings(accuracy=1.0, custom="own_reward:length", custom_weight=0.5, custom_seconds=1.0)
+    sample, _ = episode(tokenizer, tmp_path / "r", "#### 5", settings)
+    assert sample["rewards"].item() == 1.0 + 0.5 * 6
+    (record,) = RecordReader(tmp_path / "r").take([sample["sample_id"].item()])
+    assert record["parts"] == {"accuracy": 1.0, "custom": 6.0}
+    assert episode(tokenizer, tmp_path / "r", "raise", settings)[0] is None
+    assert episode(tokenizer, tmp_path / "r", "hang", settings)[0] is None
+    raised, late = (row["rejected"] for row in RecordReader(tmp_path / "r").take_rejected())
+    assert "ValueError: no" in raised and "did not return within 1 s" in late
+    workflow.shared(tmp_path / "r").reward.close()
+
+
 def test_a_reward_that_raises_is_an_error_and_not_a_wrong_answer(tokenizer, tmp_path, monkeypatch):
     def broken(*_):
         raise OverflowError("boom")
@@ -111,16 +139,17 @@ class DeadServer:
         self.stopped_by = reason
 
 
-def test_failed_generations_are_recorded_and_too_many_in_a_row_stop_the_run(tokenizer, tmp_path):
+def test_too_many_failures_without_a_complete_group_between_stop_the_run(tokenizer, tmp_path):
+    """A single good sample does not count: its group may have lost another, so that no step ever gets its batch."""
     engine, made = DeadServer(), flow(tokenizer, tmp_path, max_failures=3)
     for _ in range(2):
         assert asyncio.run(made.arun_episode(engine, ROW)) is None
-    assert asyncio.run(made.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))  # a good one between starts anew
+    assert workflow.accept_group(group([1.0]))
     for _ in range(2):
         asyncio.run(made.arun_episode(engine, ROW))
-    assert engine.stopped_by is None
+    assert asyncio.run(made.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW)) and engine.stopped_by is None
     asyncio.run(made.arun_episode(engine, ROW))
-    assert "3 samples in a row failed" in str(engine.stopped_by) and "refused" in str(engine.stopped_by)
+    assert "3 samples failed" in str(engine.stopped_by) and "refused" in str(engine.stopped_by)
     assert len(RecordReader(tmp_path).take_rejected()) == 5
 
 

@@ -93,6 +93,8 @@ def step_metrics(
         "tokens_per_second": sum(tokens) / generating,
         "time/step": seconds,
     }
+    for part in samples[0]["parts"] if samples else ():
+        metrics[f"reward/{part}"] = _mean([row["parts"][part] for row in samples])
     return metrics | {ours: areal[key] for ours, key in AREAL_STATS.items() if key in areal}
 
 

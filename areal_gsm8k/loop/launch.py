@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +27,8 @@ from areal_gsm8k.loop.processes import processes
 from areal_gsm8k.loop.schema import ConfigError
 from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
+from areal_gsm8k.reward_process import RewardError
+from areal_gsm8k.rewards import Reward
 from areal_gsm8k.runs import STOPPED, Run, RunError
 from math_parser import grade
 
@@ -48,6 +51,7 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
             _say(console, f"Resolved configuration written to {file}; nothing was started.")
             return 0
         check_model(plan)
+        check_reward(plan)
         steps = count_steps(plan)
         run, step = _open(plan, resumed, console)
         config.write(plan, run.config)
@@ -130,6 +134,15 @@ def check_model(plan: Plan) -> None:
         raise ConfigError(f"actor.path={path!r}: not on this disk, and the hub does not give it ({reason}).") from None
     if not answered:
         plan.environment["HF_HUB_OFFLINE"] = "1"
+
+
+def check_reward(plan: Plan) -> None:
+    """The reward must be computable: its bounds fit, and a user's own function loads. Raises ConfigError."""
+    settings = SimpleNamespace(**plan.values["reward"])
+    try:
+        Reward.from_settings(settings, plan.get("gconfig.max_new_tokens")).close()
+    except (ValueError, RewardError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def count_steps(plan: Plan) -> int:
@@ -225,7 +238,7 @@ def _finish(plan: Plan, run: Run, console: Console) -> None:
         "data": plan.get("valid_dataset.path"),
         "split": plan.get("valid_dataset.split"),
         "seed": plan.get("seed"),
-        "shuffled_rewards": plan.get("reward.shuffled"),
+        "reward": plan.get("reward"),
         "wall_seconds": round(seconds, 1),
         "decoding": "greedy" if plan.get("eval_gconfig.greedy") else f"T={plan.get('eval_gconfig.temperature')}",
         "command": launches[0]["command"],

@@ -23,8 +23,20 @@ class DataSettings:
 
 @dataclass
 class RewardSettings:
+    """Weights and bounds of the parts in areal_gsm8k/rewards.py; the reward is the weighted sum."""
+
     accuracy: float = _explained(1.0, "Paid when math_parser judges the final answer right.")
     format: float = _explained(0.0, "Paid when the answer stands in a well-formed marker of `answer_format`.")
+    ternary: float = _explained(0.0, "Times +1 right, 0 wrong, -1 no readable answer or cut off.")
+    length: float = _explained(0.0, "Times 0 at length_target tokens, falling to -1 at none and at twice as many.")
+    length_target: int = _explained(256, "Tokens of a completion that `length` aims at.")
+    overlong: float = _explained(0.0, "Times DAPO's penalty: 0, falling to -1 over the last overlong_buffer tokens.")
+    overlong_buffer: int = _explained(128, "Tokens before gconfig.max_new_tokens in which `overlong` falls.")
+    think: float = _explained(0.0, "Paid when one thought in <think> tags comes before the answer.")
+    custom: str | None = _explained(None, "Your own function as module:function, with AReaL's reward signature.")
+    custom_weight: float = _explained(1.0, "Times what that function returns.")
+    custom_seconds: float = _explained(10.0, "Longest time of one call; its process is then killed.")
+    custom_processes: int = _explained(2, "Processes that hold the function.")
     shuffled: bool = _explained(
         False, "Control run: permute the rewards within each batch, so that nothing can be learned."
     )
@@ -56,7 +68,9 @@ class Settings:
     hang_seconds: int = _explained(
         1800, "Stop the run, with the stacks of its processes, when its phase has not changed for this many seconds."
     )
-    max_failures: int = _explained(64, "Stop the run when this many samples in a row could not be generated or graded.")
+    max_failures: int = _explained(
+        64, "Stop the run when so many samples failed to be generated or graded, and no complete group came in between."
+    )
     max_empty_batches: int = _explained(
         20,
         "With drop_groups_without_signal: stop the run after this many batches in a row in which no group had signal.",

@@ -5,7 +5,8 @@ prompt and concatenates. Beyond that it grades through math_parser, counts a rew
 error instead of a wrong answer, and writes a sample record whose integer id travels with the tensors.
 """
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ LARGEST_SEED = 2**63 - 1
 
 
 class TooManyFailures(RuntimeError):
-    """Sample after sample could not be generated or graded."""
+    """Samples failed to be generated or graded, and no group without such a failure came in between."""
 
 
 @dataclass
@@ -33,7 +34,8 @@ class Shared:
     """What the workflows of one process share: given by import string, AReaL makes a new one for every prompt."""
 
     writer: RecordWriter
-    failures: int = 0  # samples in a row that could not be had
+    failures: int = 0  # samples that could not be had, since the last complete group
+    reward: rewards.Reward | None = None  # with the processes of a user's own function
 
 
 @cache
@@ -63,6 +65,9 @@ class GSM8KWorkflow(RolloutWorkflow):
         self.settings = settings
         self.shared = shared(records)
         self.writer = self.shared.writer
+        if self.shared.reward is None:
+            self.shared.reward = rewards.Reward.from_settings(settings.reward, gconfig.max_new_tokens)
+        self.reward = replace(self.shared.reward, max_new_tokens=gconfig.max_new_tokens)
         self.group_filter = GroupFilter(gconfig.n_samples, settings.drop_groups_without_signal, records)
         self.first_seed = seed << 32
         self.group_size = gconfig.n_samples
@@ -93,12 +98,13 @@ class GSM8KWorkflow(RolloutWorkflow):
             self.writer.write(self._record(sample_id, data) | {"error": _named(failure)})
             return self._failed(engine, failure)
         completion = self.tokenizer.decode(response.output_tokens, skip_special_tokens=True)
-        record, reward = self._graded(sample_id, data, completion, response)
+        scope, is_eval = workflow_context.stat_scope(), workflow_context.get().is_eval
+        record, reward = await self._graded(self._record(sample_id, data), data, completion, response)
         self.writer.write(record)
-        scope = workflow_context.stat_scope()
         if reward is None:
             return self._failed(engine, RuntimeError(record["error"]))
-        self.shared.failures = 0
+        if is_eval:  # without groups
+            self.shared.failures = 0
         stats_tracker.get(scope).scalar(reward=reward)
         return _tensors(response, reward, sample_id)
 
@@ -111,11 +117,11 @@ class GSM8KWorkflow(RolloutWorkflow):
             self.begun[position] = sample + 1
         return position * self.group_size + sample
 
-    def _graded(
-        self, sample_id: int, data: dict[str, Any], completion: str, response: ModelResponse
+    async def _graded(
+        self, record: dict, data: dict[str, Any], completion: str, response: ModelResponse
     ) -> tuple[dict, float | None]:
-        """The sample's record and its reward; the reward is None when it could not be computed."""
-        record = self._record(sample_id, data) | {
+        """The sample's completed record and its reward; the reward is None when it could not be computed."""
+        record |= {
             "completion": completion,
             "prompt_tokens": len(response.input_tokens),
             "completion_tokens": len(response.output_tokens),
@@ -131,10 +137,19 @@ class GSM8KWorkflow(RolloutWorkflow):
                 "strict": verdict.strict,
                 "formatted": verdict.formatted,
             }
-            reward = rewards.total(verdict, self.settings.reward.accuracy, self.settings.reward.format)
+            sample = rewards.Sample(completion, verdict, len(response.output_tokens), record["truncated"], data=data)
+            parts = await self._parts(sample, response)
         except Exception as failure:  # whatever a reward raises must end as a counted error, not as a wrong answer
             return record | {"error": _named(failure)}, None
-        return record | {"reward": reward}, reward
+        reward = self.reward.total(parts)
+        return record | {"parts": parts, "reward": reward}, reward
+
+    async def _parts(self, sample: rewards.Sample, response: ModelResponse) -> dict[str, float]:
+        if not self.reward.processes:
+            return self.reward.parts(sample)
+        prompt = self.tokenizer.decode(response.input_tokens)
+        ids = {"prompt_ids": tuple(response.input_tokens), "completion_ids": tuple(response.output_tokens)}
+        return await asyncio.to_thread(self.reward.parts, replace(sample, prompt=prompt, **ids))
 
     def _record(self, sample_id: int, data: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -147,12 +162,13 @@ class GSM8KWorkflow(RolloutWorkflow):
         }
 
     def _failed(self, engine: InferenceEngine, failure: Exception) -> None:
-        """Count a sample that could not be had. Too many in a row end the run: AReaL would go on asking for ever."""
+        """Count a sample that could not be had. Too many end the run: AReaL would go on asking for ever."""
         stats_tracker.get(workflow_context.stat_scope()).scalar(sample_error=1)
         self.shared.failures += 1
         if self.shared.failures >= self.settings.max_failures:
             reason = TooManyFailures(
-                f"{self.shared.failures} samples in a row failed (max_failures); the last: {_named(failure)}"
+                f"{self.shared.failures} samples failed (max_failures) with no complete group between them; the last: "
+                f"{_named(failure)}"
             )
             engine.workflow_executor.dispatcher._set_thread_exception(reason)
 
@@ -187,14 +203,17 @@ class GroupFilter:
     def __init__(self, n_samples: int, drop_without_signal: bool, records: Path | str):
         self.n_samples = n_samples
         self.drop_without_signal = drop_without_signal
-        self.writer = shared(records).writer
+        self.shared = shared(records)
+        self.writer = self.shared.writer
 
     def __call__(self, group: dict[str, torch.Tensor]) -> bool:
         rewards_G = group["rewards"]
         reason = None
         if len(rewards_G) != self.n_samples:
             reason = f"partial group: {len(rewards_G)} of {self.n_samples} samples"
-        elif self.drop_without_signal and bool((rewards_G == rewards_G[0]).all()):
+        else:
+            self.shared.failures = 0
+        if not reason and self.drop_without_signal and bool((rewards_G == rewards_G[0]).all()):
             reason = "no signal: all rewards equal"
         if reason:
             self.writer.reject(group["sample_id"].tolist(), reason)
