@@ -37,7 +37,8 @@ def test_gap_is_split_by_whether_the_token_is_of_the_current_version():
 
 def joined(group_name, reward, **more):
     row = {"group": group_name, "reward": reward, "lenient": reward > 0, "strict": False, "formatted": True,
-           "truncated": False, "completion_tokens": 10, "parts": {"accuracy": 1.0}, "versions": [2, 3], "logprob_gap_current": 0.1}  # fmt: skip
+           "truncated": False, "completion_tokens": 10,
+           "parts": {"accuracy": 1.0}, "versions": [2, 3], "logprob_gap_current": 0.1}  # fmt: skip
     return row | more
 
 
