@@ -18,7 +18,8 @@ def main(config_file: str) -> None:
     from areal.utils.hf_utils import load_hf_tokenizer  # AReaL's import takes 10 s: not before it is needed
 
     from areal_gsm8k.data import load_problems
-    from areal_gsm8k.loop.trainer import GSM8KTrainer, check_lengths, load_config
+    from areal_gsm8k.loop.run_config import check_lengths, load_config
+    from areal_gsm8k.loop.trainer import GSM8KTrainer
 
     config = load_config(config_file)
     tokenizer = load_hf_tokenizer(config.tokenizer_path)

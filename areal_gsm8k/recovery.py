@@ -94,6 +94,8 @@ def rewind(run: Run, step: int) -> int:
     for left_over in (run.records, run.areal / "name_resolve", run.areal / "checkpoints"):
         shutil.rmtree(left_over, ignore_errors=True)
     run.stop_request.unlink(missing_ok=True)
+    if step < 0:
+        run.preflight.unlink(missing_ok=True)
     run.make_folders()
     return len({row["step"] for row in rows if row["step"] > max(step, 0)})
 

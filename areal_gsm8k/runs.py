@@ -5,6 +5,7 @@
         metrics.jsonl        one object a step
         samples/             step_NNNNN.jsonl: what that step consumed; rejected.jsonl: what no step did
         evaluations/         step_NNNNN.jsonl: every graded dev completion of that evaluation
+        preflight.json       what the start model did on training prompts (preflight.jsonl: the completions)
         summary.json         accuracy before and after, and what made it
         plots/ checkpoints/ logs/
         recovery/            the two newest recovery checkpoints (areal_gsm8k/recovery.py)
@@ -24,6 +25,7 @@ from pathlib import Path
 
 FINISHED = "finished"  # the last phase of a run that ended well
 IN_A_STEP = ("rollout", "training", "evaluating", "saving a recovery point")  # phases of the trainer's loop
+REFUSED = "refused"  # one that the preflight did not let start
 STOPPED = "stopped"  # and of one that was asked to stop, and saved
 
 
@@ -88,6 +90,7 @@ class Run:
         self.plots = self.root / "plots"
         self.checkpoints = self.root / "checkpoints"
         self.logs = self.root / "logs"
+        self.preflight = self.root / "preflight.json"
         self.recovery = self.root / "recovery"
         self.launches = self.root / "launches.jsonl"
         self.stop_request = self.root / ".stop"  # there when the trainer is to stop after the step at hand
@@ -157,6 +160,9 @@ class Run:
         """Whether the trainer is somewhere in its loop, not on the way to it."""
         status = self.status()
         return status.get("phase") in IN_A_STEP and status.get("step", 0) > 0
+
+    def read_preflight(self) -> dict | None:
+        return json.loads(self.preflight.read_text()) if self.preflight.exists() else None
 
     def set_served_weights(self, model: Path | str) -> None:
         """Name the model, a folder or a hub name, that a rollout server has to be started with from now on."""

@@ -194,7 +194,7 @@ def test_composing_imports_neither_areal_nor_torch():
 def test_areal_accepts_the_resolved_file(tmp_path):
     pytest.importorskip("areal", reason="areal is not installed")
     from areal_gsm8k.loop.config import write
-    from areal_gsm8k.loop.trainer import load_config
+    from areal_gsm8k.loop.run_config import load_config
 
     made = plan(f"runs_dir={tmp_path}", "trial_name=t0")
     write(made, tmp_path / "config.yaml")

@@ -8,7 +8,7 @@ pytest.importorskip("areal", reason="areal is not installed")
 def test_a_prompt_too_long_for_a_microbatch_is_named_before_training(untrained_model):
     from transformers import AutoTokenizer
 
-    from areal_gsm8k.loop.trainer import check_lengths
+    from areal_gsm8k.loop.run_config import check_lengths
     from areal_gsm8k.prompts import prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(untrained_model)

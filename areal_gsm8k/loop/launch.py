@@ -29,7 +29,7 @@ from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
 from areal_gsm8k.reward_process import RewardError
 from areal_gsm8k.rewards import Reward
-from areal_gsm8k.runs import STOPPED, Run, RunError
+from areal_gsm8k.runs import REFUSED, STOPPED, Run, RunError
 from math_parser import grade
 
 POLL_SECONDS = 0.25
@@ -65,6 +65,9 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
     try:
         _say(console, _announcement(plan, run, steps, step))
         _train(plan, run, steps, console)
+        if run.status().get("phase") == REFUSED:
+            _say(console, f"[red]Not trained:[/red] {escape(run.read_preflight()['refusal'])}")
+            return 2
         if run.status().get("phase") == STOPPED:
             _say(console, f"Stopped by Ctrl-C after step {run.status()['step']}, saved. {_go_on(run)}")
             return 130

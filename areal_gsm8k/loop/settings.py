@@ -65,6 +65,7 @@ class Settings:
         False,
         "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true.",
     )
+    preflight: bool = _explained(True, "Sample 32 training prompts before step 1; no signal at all: do not start.")
     hang_seconds: int = _explained(
         1800, "Stop the run, with the stacks of its processes, when its phase has not changed for this many seconds."
     )

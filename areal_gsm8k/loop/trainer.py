@@ -6,63 +6,25 @@ processes), saving (AReaL's Saver imports triton), recovery (areal_gsm8k/loop/re
 that write the run directory.
 """
 
+import json
 import os
 import time
-from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from areal import PPOTrainer
 from areal.api import SaveLoadMeta
-from areal.api.cli_args import GRPOConfig, to_structured_cfg
-from areal.utils import name_resolve, stats_tracker
-from omegaconf import OmegaConf
+from areal.utils import stats_tracker
 
-from areal_gsm8k import checkpoints, prompts
+from areal_gsm8k import checkpoints, preflight
 from areal_gsm8k.loop import controller, rollouts
 from areal_gsm8k.loop.actor import PackedActor
 from areal_gsm8k.loop.batch_rows import evaluation_metrics, step_metrics
 from areal_gsm8k.loop.prompt_stream import PromptStream
 from areal_gsm8k.loop.recoverable import Recoverable
-from areal_gsm8k.loop.settings import Settings
+from areal_gsm8k.loop.run_config import RunConfig
 from areal_gsm8k.records import RecordReader
-from areal_gsm8k.runs import FINISHED, STOPPED, Run, append_lines, to_lines, write_atomically
-
-
-@dataclass
-class RunConfig(Settings, GRPOConfig):
-    """AReaL's GRPO configuration with our settings beside it."""
-
-    @property
-    def run(self) -> Run:
-        """The run's directory; AReaL's own tree is its folder areal/."""
-        return Run(Path(self.cluster.fileroot).parent)
-
-    @property
-    def settings(self) -> Settings:
-        """Our settings alone."""
-        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
-
-
-def load_config(path: Path | str) -> RunConfig:
-    """Read a resolved configuration (areal_gsm8k/loop/config.py writes it) into typed objects."""
-    config = OmegaConf.to_object(to_structured_cfg(OmegaConf.load(path), RunConfig))
-    name_resolve.reconfigure(config.cluster.name_resolve)
-    return config
-
-
-def check_lengths(config: RunConfig, tokenizer, problems) -> None:
-    """Every prompt plus its longest completion must fit one microbatch. Exits with the row that does not."""
-    room = config.actor.mb_spec.max_tokens_per_mb - config.gconfig.max_new_tokens
-    for row in problems:
-        length = len(prompts.prompt_ids(tokenizer, row["question"], config.answer_format, config.system_prompt))
-        if length > room:
-            raise SystemExit(
-                f"The prompt of row {row['id']} has {length} tokens; with gconfig.max_new_tokens="
-                f"{config.gconfig.max_new_tokens} that does not fit actor.mb_spec.max_tokens_per_mb="
-                f"{config.actor.mb_spec.max_tokens_per_mb}; that key must be {length + config.gconfig.max_new_tokens}."
-            )
+from areal_gsm8k.runs import FINISHED, REFUSED, STOPPED, append_lines, to_lines, write_atomically
 
 
 class StopRequested(Exception):
@@ -92,6 +54,9 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         evaluation = workflows["eval_workflow"], workflows["eval_workflow_kwargs"]
         if not self.recovered:
             self._evaluate_alone(*evaluation)
+            if self.config.preflight and not self._preflight(workflows["workflow"], workflows["workflow_kwargs"]):
+                self._status(REFUSED)
+                return
         self.step_started = time.perf_counter()
         self._begin_step()
         try:
@@ -196,7 +161,29 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         dist.all_gather_object(gathered, rows, group=self.actor.cpu_group)
         return [row for part in gathered for row in part]
 
-    # Evaluation and saving
+    # Preflight, evaluation and saving
+
+    def _preflight(self, workflow, workflow_kwargs) -> bool:
+        """Sample groups of training prompts and write what came back; False when training would be in vain."""
+        self._status("preflight")
+        dataset, ranks = self.train_dataloader.loader.dataset, self.actor.data_parallel_world_size
+        if self.actor.is_data_parallel_head():
+            rows = range(self.actor.data_parallel_rank, min(preflight.PROMPTS, len(dataset)), ranks)
+            for row in rows:
+                self.eval_rollout.submit(
+                    dataset[row], workflow, workflow_kwargs, group_size=self.config.gconfig.n_samples, is_eval=True
+                )
+            self.eval_rollout.wait(len(rows), timeout=None)
+        dist.barrier(group=self.actor.cpu_group)
+        found = None
+        if self.rank == 0:
+            records = self.reader.take_evaluated()
+            write_atomically(self.run.preflight.with_suffix(".jsonl"), to_lines(records))
+            found = preflight.summarise(records)
+            refusal = preflight.refusal(found, self.config.gconfig.max_new_tokens, self.config.answer_format)
+            write_atomically(self.run.preflight, json.dumps(found | {"refusal": refusal}, indent=2) + "\n")
+            found = refusal is None
+        return self._from_rank_0(found)
 
     def _evaluate_alone(self, eval_workflow, eval_workflow_kwargs) -> None:
         """An evaluation outside AReaL's loop, with a row of its own in metrics.jsonl."""

@@ -7,6 +7,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from areal_gsm8k import preflight
 from areal_gsm8k.runs import Run, read_lines
 
 PHASES = ("time/rollout", "time/logprobs", "time/train", "time/update_weights", "time/eval")
@@ -23,6 +24,7 @@ class LiveView:
         _, self._restarts_offset = read_lines(run.restarts)
         self._dev: list[tuple[int, float]] = []
         self._phase = ""
+        self._preflight_shown = run.preflight.exists()
         self._started = False  # whether a row was shown; until then every phase is
         self._progress = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
         self._task = self._progress.add_task("starting", total=total_steps)
@@ -41,6 +43,9 @@ class LiveView:
 
     def update(self) -> None:
         """Take in whatever the run has written since the last call, and show it."""
+        if not self._preflight_shown and (found := self.run.read_preflight()):
+            self._preflight_shown = True
+            self.console.print(preflight.line(found), highlight=False, soft_wrap=True)
         new = self._read()
         self._started = self._started or bool(new)
         for row in new:
