@@ -46,9 +46,11 @@ def test_a_malformed_data_file_is_named_with_its_line(tmp_path):
 
 
 def test_a_used_run_directory_is_refused(tmp_path, start_model):
-    run = Run.create(tmp_path / "tiny-grpo" / "t")
+    run = Run(tmp_path / "tiny-grpo" / "t")
+    run.make_folders()
     done = train(f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", timeout=30)
-    assert done.returncode == 2 and "already holds a run" in done.stdout and str(run.root) in done.stdout
+    assert done.returncode == 2 and "already holds a run" in done.stdout
+    assert f"./run train --resume {run.root}" in done.stdout
 
 
 def test_a_dry_run_writes_the_configuration_and_starts_nothing(tmp_path):
