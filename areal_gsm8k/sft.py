@@ -1,7 +1,8 @@
 """Supervised fine-tuning as one plain PyTorch loop: behind train_local_simple.py and the tiny model's warm start.
 
 Worked solutions become (prompt, completion) token sequences in which only the completion is learnt (`encode`), the loop
-takes them in batches of similar length (`train`), and the result is saved in Hugging Face format (`save`).
+takes them in batches of similar length (`train`), and the result is saved in Hugging Face format (`save`). Masks,
+batches, optimiser and schedule are functions of their own: train_hf_trainer.py runs the same through transformers.
 
 Shapes: B sequences a batch, T tokens of the longest one, padded on the right.
 """
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from areal_gsm8k import checkpoints
+from areal_gsm8k import checkpoints, recovery
 from areal_gsm8k.prompts import completion_ids, prompt_ids
+from areal_gsm8k.runs import Run
 
+ALL_DONE = "all steps done"
 WINDOW = 16  # batches sorted by length together: the padding goes, the order stays nearly random
 
 
@@ -47,7 +50,8 @@ class SFTSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     device: str = "auto"  # or "cpu", "cuda", "mps"
-    seed: int = 0  # decides the order of the examples
+    seed: int = 0  # decides the order of the examples, and what dropout drops
+    checkpoint_steps: int = 100  # updates between two recovery points, where a folder for them is given
 
 
 def encode(
@@ -86,6 +90,22 @@ def pick_device(name: str) -> str:
     return name
 
 
+def in_bf16(device: str) -> bool:
+    """Whether to compute in bfloat16, with weights and optimiser in float32: on GPUs with units for it (Ampere on).
+
+    Elsewhere it is no faster: emulated on older GPUs, and slower than float32 on most CPUs.
+    """
+    import torch
+
+    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def updates(settings: SFTSettings, examples: list[Example]) -> int:
+    """How many weight updates a whole training makes."""
+    an_update = settings.batch_size * settings.gradient_accumulation_steps
+    return settings.max_steps or max(1, math.ceil(settings.epochs * len(examples) / an_update))
+
+
 def batches(lengths: list[int], batch_size: int, seed: int) -> Iterator[list[int]]:
     """Endless batches of example indices: shuffled every epoch, neighbours in length together within a window."""
     shuffler = random.Random(seed)
@@ -121,6 +141,17 @@ def loss_sum(model, ids, mask, weights):
     return (losses * weights[:, 1:].flatten()).sum()
 
 
+def make_optimizer(model, settings: SFTSettings):
+    """AdamW over all trainable parameters, on the device where they are."""
+    import torch
+
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = parameters[0].device.type != "mps"
+    return torch.optim.AdamW(
+        parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=fused
+    )
+
+
 def learning_rate(settings: SFTSettings, step: int, total: int) -> float:
     """Learning rate of update `step` (from 0) of `total`: linear warm-up, then the schedule down to min_lr_ratio."""
     warmup = round(settings.warmup_ratio * total)
@@ -139,6 +170,7 @@ def train(
     examples: list[Example],
     settings: SFTSettings,
     on_step: Callable[[dict], None] | None = None,
+    folder: Path | None = None,
 ) -> dict:
     """Train `model` in place; returns what was done.
 
@@ -147,52 +179,97 @@ def train(
     `on_step` gets one dict an update: step (from 1), total, loss (weighted mean over the update's tokens), lr,
     grad_norm, tokens (learnt so far), seconds. A loss or gradient that is not finite ends the training before it
     reaches the weights: failed is then True and stop_reason says what happened.
+
+    With `folder`, recovery points are kept in folder/recovery, and training goes on from the newest one there: every
+    loss is that of a training never interrupted, and what is done twice counts once in tokens and seconds.
     """
     import torch
 
     device = pick_device(settings.device)
     model.to(device).train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=device != "mps"
-    )
-    an_update = settings.batch_size * settings.gradient_accumulation_steps
-    total = settings.max_steps or max(1, math.ceil(settings.epochs * len(examples) / an_update))
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    optimizer = make_optimizer(model, settings)
+    total = updates(settings, examples)
+    pad_id = padding_id(tokenizer)
     order = batches([len(example.input_ids) for example in examples], settings.batch_size, settings.seed)
-    start, tokens, steps, last_loss, reason, failed = time.monotonic(), 0, 0, None, "all steps done", False
-    for step in range(total):
+    done = {"step": 0, "loss": None, "tokens": 0, "seconds": 0.0}  # of what recovery points keep beside the tensors
+    if folder is not None:
+        done |= load_point(folder, model, optimizer)
+    for _ in range(done["step"] * settings.gradient_accumulation_steps):
+        next(order)
+    start, reason, failed = time.monotonic() - done["seconds"], ALL_DONE, False
+    for step in range(done["step"], total):
+        torch.manual_seed(settings.seed + step)  # dropout; so there is no generator state to keep
         micro = [[examples[index] for index in next(order)] for _ in range(settings.gradient_accumulation_steps)]
         total_weight = sum(sum(example.weights[1:]) for batch in micro for example in batch)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, total)
+            group["lr"] = lr = learning_rate(settings, step, total)
         mean_loss = 0.0
         for batch in micro:
             ids, mask, weights = collate(batch, pad_id, device)
-            with torch.autocast(device_type="cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
+            with torch.autocast(device_type="cuda", dtype=torch.bfloat16, enabled=in_bf16(device)):
                 loss = loss_sum(model, ids, mask, weights) / total_weight
             loss.backward()
             mean_loss += loss.item()
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-            reason = f"loss {mean_loss}, gradient norm {grad_norm} at step {step + 1}; lower the learning rate"
-            failed = True
+            reason, failed = not_finite(f"loss {mean_loss}, gradient norm {grad_norm}", step + 1), True
             break
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        steps, last_loss = step + 1, mean_loss
-        tokens += sum(weight == 1.0 for batch in micro for example in batch for weight in example.weights)
-        seconds = time.monotonic() - start
+        done["step"], done["loss"], done["seconds"] = step + 1, mean_loss, time.monotonic() - start
+        done["tokens"] += sum(example.weights.count(1.0) for batch in micro for example in batch)
         if on_step is not None:
-            lr = optimizer.param_groups[0]["lr"]
-            event = {"step": steps, "total": total, "loss": mean_loss, "lr": lr, "grad_norm": grad_norm}
-            on_step({**event, "tokens": tokens, "seconds": seconds})
-        if settings.max_time is not None and seconds >= settings.max_time and steps < total:
-            reason = f"max_time of {settings.max_time:g} s reached"
+            on_step({**done, "total": total, "lr": lr, "grad_norm": grad_norm})
+        if done["step"] == total:
             break
-    seconds = time.monotonic() - start
-    summary = {"steps": steps, "total_steps": total, "loss": last_loss, "tokens": tokens, "seconds": seconds}
+        out_of_time = settings.max_time is not None and done["seconds"] >= settings.max_time
+        if folder is not None and (out_of_time or done["step"] % settings.checkpoint_steps == 0):
+            save_point(folder, model, optimizer, done)
+        if out_of_time:
+            reason = time_is_up(settings)
+            break
+    summary = {"steps": done.pop("step"), "total_steps": total, **done}
     return {**summary, "device": device, "stop_reason": reason, "failed": failed}
+
+
+def padding_id(tokenizer) -> int:
+    """The id to pad with; which one does not matter, since padding is masked and weighs nothing."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+
+
+def not_finite(what: str, step: int) -> str:
+    """The reason to stop at an update whose loss or gradient is no number."""
+    return f"{what} at step {step}; lower the learning rate"
+
+
+def time_is_up(settings: SFTSettings) -> str:
+    return f"max_time of {settings.max_time:g} s reached"
+
+
+def save_point(folder: Path, model, optimizer, done: dict) -> None:
+    """Keep a recovery point of the training in `folder`: all of it or nothing, however the process ends."""
+    import torch
+
+    point = Run(folder).recovery / f"step_{done['step']:05d}"
+    unfinished = checkpoints.partial(point)
+    unfinished.mkdir()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, unfinished / "training.pt")
+    recovery.finish(unfinished, point, done)
+
+
+def load_point(folder: Path, model, optimizer) -> dict:
+    """Put model and optimiser where the newest recovery point has them; returns what it says is done, {} for none."""
+    import torch
+
+    point, notes = recovery.newest(Run(folder))
+    for note in notes:
+        print(note)
+    if point is None:
+        return {}
+    saved = torch.load(point.folder / "training.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return {name: point.state[name] for name in ("step", "loss", "tokens", "seconds")}
 
 
 def save(model, tokenizer, folder: str | os.PathLike) -> Path:

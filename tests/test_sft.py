@@ -1,19 +1,17 @@
-import importlib
 import json
 import math
-import subprocess
-import sys
+import multiprocessing
+import signal
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from areal_gsm8k import problems, sft, tiny
+from areal_gsm8k import problems, recovery, sft, tiny
 from areal_gsm8k.sft import Example, SFTSettings, batches, collate, encode, learning_rate, loss_sum, save, train
+from areal_gsm8k.sft_command import StepLog
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = tiny.TinySettings(hidden_size=16, layers=1, heads=2, kv_heads=1, intermediate_size=16)
 FAST = SFTSettings(lr=3e-3, max_steps=4, batch_size=4, device="cpu")
 
@@ -191,57 +189,78 @@ def test_a_failed_save_leaves_the_old_model(model, tokenizer, tmp_path, monkeypa
     assert (folder / "tokenizer.json").exists()
 
 
-def script(*arguments):
-    import typer
-
-    app = typer.Typer()
-    app.command()(importlib.import_module("train_local_simple").main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+class Killed(BaseException):
+    pass
 
 
-def test_the_script_trains_and_writes_everything(model, tokenizer, tmp_path):
-    start = save(model, tokenizer, tmp_path / "start")
-    arguments = ["--model", start, "--data", "generated", "--output-dir", tmp_path / "out", "--answer-format", "hash"]
-    arguments += [
-        "--limit",
-        20,
-        "--max-steps",
-        3,
-        "--batch-size",
-        2,
-        "--gradient-accumulation-steps",
-        2,
-        "--device",
-        "cpu",
-    ]
-    result = script(*arguments)
-    assert result.exit_code == 0, result.output
-    log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").open()]
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [event["step"] for event in log] == [1, 2, 3]
-    assert (summary["examples"], summary["format"], summary["stop_reason"]) == (20, "hash", "all steps done")
-    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
-    again = script(*arguments)
-    assert "is not empty; choose another, or add --overwrite" in str(again.exit_code) + again.output
-    assert script(*arguments, "--overwrite").exit_code == 0
-    assert len((tmp_path / "out" / "train_log.jsonl").read_text().splitlines()) == 3
+@pytest.mark.parametrize("killed_in", [1, 2, 3, 5])  # before a recovery point, in its making (2, 4), between two
+def test_a_resumed_training_repeats_the_uninterrupted_one(tokenizer, examples, tmp_path, monkeypatch, killed_in):
+    settings = replace(FAST, max_steps=6, gradient_accumulation_steps=2, checkpoint_steps=2)
+
+    def fresh():
+        model = tiny.make_model(SETTINGS, tokenizer, seed=0)
+        model.config.attention_dropout = model.model.layers[0].self_attn.attention_dropout = 0.5
+        return model
+
+    whole, events = fresh(), []
+    summary = train(whole, tokenizer, examples, settings, events.append)
+
+    def die(event):
+        if event["step"] == killed_in:
+            raise Killed
+
+    def die_halfway(unfinished, point, state):
+        assert state["step"] == 2 and (unfinished / "training.pt").exists()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if killed_in == 2:
+            patch.setattr(recovery, "finish", die_halfway)
+        train(fresh(), tokenizer, examples, settings, None if killed_in == 2 else die, tmp_path)
+    resumed, again = fresh(), []
+    found = train(resumed, tokenizer, examples, settings, again.append, tmp_path)
+    begun = {1: 1, 2: 1, 3: 3, 5: 5}[killed_in]
+    assert [event["step"] for event in again] == list(range(begun, 7))
+    for name in ("loss", "lr", "grad_norm", "tokens"):
+        assert [event[name] for event in again] == [event[name] for event in events[begun - 1 :]]
+    assert all(torch.equal(*pair) for pair in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert (found["steps"], found["loss"], found["tokens"]) == (6, summary["loss"], summary["tokens"])
 
 
-def test_the_script_names_what_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    for arguments, message in [
-        (["--model", tmp_path / "none"], "no such folder, and not a hub id"),
-        (["--model", tmp_path, "--data", tmp_path / "none"], "no such file or folder"),
-        (["--model", tmp_path], "cannot be loaded as a causal language model"),
-        (["--model", tmp_path, "--wandb"], "pip install wandb"),
-    ]:
-        data = [] if "--data" in arguments else ["--data", "generated", "--limit", 5]
-        result = script(*arguments, *data, "--output-dir", tmp_path / "out")
-        assert result.exit_code != 0
-        assert message in str(result.exit_code) + result.output
+def test_a_training_out_of_time_goes_on_with_more(model, tokenizer, examples, tmp_path):
+    settings = replace(FAST, max_steps=3, max_time=0.0)
+    first = train(model, tokenizer, examples, settings, None, tmp_path)
+    assert (first["steps"], first["stop_reason"]) == (1, "max_time of 0 s reached")
+    rest = train(model, tokenizer, examples, replace(settings, max_time=None), None, tmp_path)
+    assert (rest["steps"], rest["stop_reason"]) == (3, sft.ALL_DONE)
+    assert rest["seconds"] > first["seconds"]
 
 
-def test_neither_areal_nor_sglang_is_imported_and_torch_only_when_used():
-    code = "import sys, train_local_simple, areal_gsm8k.tiny; print({'areal', 'sglang', 'torch'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+def test_bf16_only_on_a_gpu_with_units_for_it(monkeypatch):
+    assert not sft.in_bf16("cpu") and not sft.in_bf16("mps")
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
+        assert sft.in_bf16("cuda") is there
+
+
+def test_kill_9_and_resume(tokenizer, examples, tmp_path):
+    settings = replace(FAST, max_steps=60, checkpoint_steps=10)
+    whole, log = [], StepLog(tmp_path / "train_log.jsonl")
+    train(tiny.make_model(SETTINGS, tokenizer, seed=0), tokenizer, examples, settings, whole.append)
+
+    def run():
+        train(tiny.make_model(SETTINGS, tokenizer, seed=0), tokenizer, examples, settings, log.add, tmp_path)
+
+    child = multiprocessing.get_context("fork").Process(target=run)  # a fork has everything imported
+    child.start()
+    try:
+        while child.is_alive() and not (tmp_path / "recovery" / "step_00020").exists():
+            time.sleep(0.002)
+    finally:
+        child.kill()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    run()
+    rows = [json.loads(line) for line in (tmp_path / "train_log.jsonl").open()]
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert [row["loss"] for row in rows] == [event["loss"] for event in whole]
