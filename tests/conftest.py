@@ -13,6 +13,12 @@ def pytest_addoption(parser):
     parser.addoption("--sglang", action="store_true", help="also test against real SGLang, installed in .venv.sglang")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with whole runs first: on two processes no long one is left over at the end."""
+    long = {item.path for item in items if "start_model" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def untrained_model(tmp_path_factory):
     """Folder of a tiny random Qwen2 with its tokenizer."""

@@ -278,5 +278,5 @@ def test_continuous_integration_runs_the_tests_from_anywhere(clone, tmp_path):
     )
     assert done.returncode == 0
     assert clone.called("^ruff")
-    assert clone.called("^python -m pytest -n 2 --dist loadfile$")
+    assert clone.called("^python -m pytest -n 2 --dist loadfile --no-loadscope-reorder$")
     assert os.access(ROOT / "run", os.X_OK)

@@ -4,10 +4,12 @@ import json
 
 from rich.table import Table
 
+from areal_gsm8k.gain_split import Rates, gain_split
 from areal_gsm8k.runs import Run, read_lines, write_atomically
 from areal_gsm8k.statistics import wilson_interval
 from math_parser import GRADER_VERSION
 
+SPLIT = ("accuracy_strict", "accuracy", "format_rate")
 RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
 
 
@@ -30,6 +32,8 @@ def build(run: Run, facts: dict) -> dict:
         summary[f"errors_{when}"] = _count(rows, "error")
     summary["gained"] = sum(b > a for a, b in zip(_right(before), _right(after), strict=True))
     summary["lost"] = sum(b < a for a, b in zip(_right(before), _right(after), strict=True))
+    rates = (Rates(*(summary[f"{name}_{when}"] for name in SPLIT)) for when in ("before", "after"))
+    summary["gain_split"] = gain_split(*rates)._asdict()
     summary["server_restarts"] = len(read_lines(run.restarts)[0])
     return summary | {"grader": GRADER_VERSION} | facts
 
