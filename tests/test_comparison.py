@@ -3,16 +3,12 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
 from areal_gsm8k.cli import app
 from areal_gsm8k.gain_split import Rates, by_step, gain_split
-from areal_gsm8k.paired import mcnemar_exact, paired_bootstrap
 from areal_gsm8k.prompts import prompt_hash
 from areal_gsm8k.report import comparison, comparison_table
 from areal_gsm8k.report.graded import GradedError, read
@@ -69,40 +65,6 @@ def run(tmp_path):
 
 def compared(*folders) -> dict:
     return comparison.compare([model for folder in folders for model in read(str(folder))])
-
-
-# Statistics
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(4, 0), (0, 4), (12, 7), (207, 9), (10, 129), (5, 5)])
-def test_mcnemar_is_statsmodels(gained, lost):
-    assert mcnemar_exact(gained, lost) == pytest.approx(mcnemar([[3, lost], [gained, 8]], exact=True).pvalue)
-
-
-def test_mcnemar_by_hand():
-    assert mcnemar_exact(4, 0) == pytest.approx(2 / 2**4)
-    assert mcnemar_exact(0, 0) == 1.0
-
-
-def test_paired_bootstrap_is_scipys():
-    draw = np.random.default_rng(7)
-    before, after = draw.random(300) < 0.4, draw.random(300) < 0.5
-    expected = stats.bootstrap(
-        (after.astype(float) - before,), np.mean, n_resamples=10_000, method="percentile", batch=500, rng=draw
-    ).confidence_interval
-    difference, low, high = paired_bootstrap(before, after, seed=0)
-    assert difference == pytest.approx(after.mean() - before.mean())
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.005)
-    assert paired_bootstrap(before, after, seed=0) == (difference, low, high)
-
-
-def test_pairing_narrows_the_interval_and_no_change_has_none():
-    before = [0.0, 1.0] * 50
-    assert paired_bootstrap(before, before, seed=0) == (0.0, 0.0, 0.0)
-    assert paired_bootstrap([0.0] * 9, [1.0] * 9, seed=0) == (1.0, 1.0, 1.0)
-    for pair in (([], []), ([1.0], [1.0, 0.0])):
-        with pytest.raises(ValueError, match="the same items twice"):
-            paired_bootstrap(*pair, seed=0)
 
 
 # Gain split

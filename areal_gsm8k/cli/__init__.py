@@ -5,11 +5,14 @@ from pathlib import Path
 
 import typer
 
-from areal_gsm8k.cli import compare, data, grade, reward, train
+from areal_gsm8k.cli import compare, data, evaluate, generate, grade, reward, sidebyside, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="GRPO on grade-school maths with AReaL.")
 app.command("train", context_settings={"allow_extra_args": False})(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
 app.command("compare")(compare.compare)
+app.command("sidebyside")(sidebyside.sidebyside)
 app.add_typer(data.app, name="data")
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.add_typer(reward.app, name="reward")

@@ -12,9 +12,8 @@ from __future__ import annotations
 from itertools import combinations
 
 from areal_gsm8k.gain_split import Rates, gain_split
-from areal_gsm8k.paired import mcnemar_exact, paired_bootstrap
 from areal_gsm8k.report.graded import CONDITIONS, Graded, GradedError
-from areal_gsm8k.statistics import wilson_interval
+from areal_gsm8k.statistics import bootstrap_mean, mcnemar, paired_difference, wilson_interval
 
 ACCURACIES = {"accuracy_strict": "strict", "accuracy": "lenient"}
 
@@ -95,7 +94,7 @@ def _figures(model: Graded, items: list[str], k: int) -> dict:
         if k == 1:
             low, high = wilson_interval(round(sum(scores)), len(scores))
         else:
-            _, low, high = paired_bootstrap([0.0] * len(scores), scores, seed=0)
+            low, high = bootstrap_mean(scores)
         figures[name] = {"value": share, "low": low, "high": high}
     figures["format_rate"] = _share(model, "formatted")
     figures["truncated"] = _share(model, "truncated")
@@ -113,11 +112,11 @@ def _against(first: Graded, model: Graded, items: list[str], k: int, seed: int) 
     found: dict = {}
     for name, verdict in ACCURACIES.items():
         before, after = (_scores(one, items, verdict) for one in (first, model))
-        difference, low, high = paired_bootstrap(before, after, seed)
+        difference, low, high = paired_difference(before, after, seed)
         found[name] = {"difference": difference, "low": low, "high": high}
         gained = sum(b > a for a, b in zip(before, after, strict=True))
         lost = sum(b < a for a, b in zip(before, after, strict=True))
-        found[name] |= {"gained": gained, "lost": lost, "p": mcnemar_exact(gained, lost) if k == 1 else None}
+        found[name] |= {"gained": gained, "lost": lost, "p": mcnemar(before, after).p_value if k == 1 else None}
     rates = [Rates(*(_share(one, verdict) for verdict in Rates._fields)) for one in (first, model)]
     return found | {"gain_split": gain_split(*rates)._asdict()}
 

@@ -1,0 +1,163 @@
+"""The HTTP engines: many requests at once to a rollout server that speaks SGLang's or vLLM's interface.
+
+SGLang's native /generate is also the embedded server's; vLLM is asked through its /v1/completions. Both take token ids,
+so every engine sees the very same prompt, and every sampling parameter is sent, because servers otherwise take a
+model's own defaults (a repetition penalty, say).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import aiohttp
+
+from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
+from areal_gsm8k.evaluation.model import Model
+from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.prompts import stop_ids
+
+TRIES = 4
+PAUSE_SECONDS = 0.5  # before the second try; doubled before each further one
+ANSWER_SECONDS = 1800  # for one completion, its time in the server's queue included
+
+
+class Client:
+    """A server and how to ask it. check: raises ChildDied when the server is a child of ours that has died."""
+
+    def __init__(self, kind: str, url: str, model: Model, settings: Settings, check: Callable[[], None] = lambda: None):
+        """Raises EvaluationError when nothing answers at the URL."""
+        self.served = served_model(url)
+        self.kind, self.url, self.settings, self.check = kind, url.rstrip("/"), settings, check
+        self.tokenizer = model.tokenizer
+        self.stop_ids = stop_ids(model.tokenizer)
+        self.path = "/v1/completions" if kind == "vllm" else "/generate"
+        self.body, self.read = (self._vllm, self._of_vllm) if kind == "vllm" else (self._sglang, self._of_sglang)
+
+    def answer(self, requests: list[Request], deliver: Deliver) -> None:
+        """In the order given, `batch_size` at a time."""
+        try:
+            asyncio.run(self._answer_all(requests, deliver))
+        except ExceptionGroup as group:  # of the workers; one reason ended them all
+            raise group.exceptions[0] from None
+
+    async def _answer_all(self, requests: list[Request], deliver: Deliver) -> None:
+        """As many workers as requests may be under way, all taking from one list."""
+        left = iter(requests)
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=10)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            asyncio.TaskGroup() as workers,
+        ):
+            for _ in range(min(self.settings.batch_size, len(requests))):
+                workers.create_task(self._work(session, left, deliver))
+
+    async def _work(self, session: aiohttp.ClientSession, left: Iterator[Request], deliver: Deliver) -> None:
+        for request in left:
+            deliver([(request, await self._ask(session, request))])
+
+    async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Answer:
+        """One completion; asked again when the server was busy, broke off or could not be reached."""
+        reason, unreachable = "", False
+        for attempt in range(TRIES):
+            if attempt:
+                await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+            try:
+                async with session.post(self.url + self.path, json=self.body(request)) as response:
+                    unreachable = False
+                    if response.status == 200:
+                        return self.read(await response.json(content_type=None), request)
+                    reason = f"HTTP {response.status}: {(await response.text())[:300]}"
+                    if response.status < 500 and response.status not in (408, 429):
+                        break
+            except Aborted as abort:
+                reason = f"the server aborted it: {abort}"
+            except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as failure:
+                self.check()
+                reason, unreachable = _named(failure), isinstance(failure, aiohttp.ClientConnectorError)
+        if unreachable:
+            raise EvaluationError(
+                f"{self.url} cannot be reached any more ({reason}); the same command goes on from here"
+            )
+        return Answer(error=reason)
+
+    # -- SGLang, and our embedded server -------------------------------------------------------------------------------
+
+    def _sglang(self, request: Request) -> dict:
+        sampling = {
+            "max_new_tokens": request.max_new_tokens,
+            "temperature": self.settings.temperature,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop_token_ids": self.stop_ids,
+        }
+        if self.kind == "embedded":  # SGLang heeds it in its deterministic mode only, old versions refuse it
+            sampling["sampling_seed"] = request.seed
+        return {"input_ids": request.prompt_ids, "sampling_params": sampling}
+
+    def _of_sglang(self, answer: dict, request: Request) -> Answer:
+        finish, ids = answer["meta_info"]["finish_reason"], answer["output_ids"]
+        if finish["type"] == "abort":
+            raise Aborted(finish.get("message"))
+        # SGLang says "length" also of a completion whose last allowed token ended it.
+        truncated = finish["type"] == "length" and not (ids and ids[-1] in self.stop_ids)
+        return Answer(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), truncated)
+
+    # -- vLLM ----------------------------------------------------------------------------------------------------------
+
+    def _vllm(self, request: Request) -> dict:
+        return {
+            "model": self.served,
+            "prompt": request.prompt_ids,
+            "max_tokens": request.max_new_tokens,
+            "temperature": self.settings.temperature,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop_token_ids": self.stop_ids,
+            "seed": request.seed,
+        }
+
+    def _of_vllm(self, answer: dict, request: Request) -> Answer:
+        choice = answer["choices"][0]
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise Aborted(choice["finish_reason"])
+        return Answer(choice["text"], answer["usage"]["completion_tokens"], choice["finish_reason"] == "length")
+
+
+class Aborted(RuntimeError):
+    """The server gave the request up."""
+
+
+def dialect_of(url: str) -> str:
+    """ "sglang" when the server at the URL has SGLang's /get_model_info, else "vllm"."""
+    return "vllm" if _get(url.rstrip("/"), "/get_model_info") is None else "sglang"
+
+
+def served_model(url: str) -> str:
+    """The model's name there. Raises EvaluationError when no server answers."""
+    models = _get(url.rstrip("/"), "/v1/models")
+    if models is None:
+        raise EvaluationError(f"{url}: no server answers there (/v1/models); start one, or leave the URL out")
+    return models["data"][0]["id"]
+
+
+def _get(url: str, path: str) -> dict | None:
+    """The JSON there, None when there is none. No proxy from the environment, as with the requests to come."""
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url + path, timeout=10) as response:
+            return json.load(response)
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def _named(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"

@@ -1,0 +1,103 @@
+"""The engine `hf`: transformers' own generate, in this process, for anything AutoModelForCausalLM loads.
+
+The slowest engine and the one with the fewest assumptions, so it is what the others are compared with.
+
+Shapes: B prompts a batch, T tokens of the longest, padded on the left; N new tokens.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby, islice
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging
+
+from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
+from areal_gsm8k.evaluation.model import Model
+from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.prompts import stop_ids
+from areal_gsm8k.sft import pick_device
+
+
+class TransformersEngine:
+    """A loaded model. float32 on the CPU, the model's own type on a GPU."""
+
+    def __init__(self, model: Model, settings: Settings):
+        """Raises EvaluationError when transformers cannot load it as a causal language model."""
+        logging.disable_progress_bar()
+        self.tokenizer, self.settings = model.tokenizer, settings
+        device = pick_device("auto")
+        dtype = torch.float32 if device == "cpu" else "auto"
+        try:
+            self.model = AutoModelForCausalLM.from_pretrained(model.folder, dtype=dtype).to(device).eval()
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise EvaluationError(f"{model.folder}: cannot be loaded as a causal language model ({reason})") from None
+        self.stop_ids = set(stop_ids(self.tokenizer))
+        for configured in (self.model.config, self.model.generation_config):
+            ids = getattr(configured, "eos_token_id", None)
+            self.stop_ids |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)  # masked, and cut off behind a stop
+        self.model.generation_config = GenerationConfig()  # else its own top_p or repetition_penalty would apply
+
+    def answer(self, requests: list[Request], deliver: Deliver) -> None:
+        """Batches of neighbours in length, the longest first; a batch shares its limit on new tokens."""
+        ordered = sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.prompt_ids)))
+        for _, same_limit in groupby(ordered, key=lambda request: request.max_new_tokens):
+            while batch := list(islice(same_limit, self.settings.batch_size)):
+                deliver(list(zip(batch, self._generate(batch), strict=True)))
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[Request]) -> list[Answer]:
+        longest = max(len(request.prompt_ids) for request in batch)
+        padding = [longest - len(request.prompt_ids) for request in batch]
+        ids = [[self.pad_id] * pad + request.prompt_ids for request, pad in zip(batch, padding, strict=True)]
+        mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
+        sampling = {"do_sample": False}
+        if self.settings.temperature > 0:
+            sampling = {"do_sample": True, "temperature": self.settings.temperature, "top_k": 0, "top_p": 1.0}
+        limit = batch[0].max_new_tokens
+        broken = BrokenLogits(len(batch))
+        with torch.random.fork_rng():
+            torch.manual_seed(batch[0].seed)
+            try:
+                output = self.model.generate(
+                    input_ids=torch.tensor(ids, device=self.model.device),  # (B, T)
+                    attention_mask=torch.tensor(mask, device=self.model.device),
+                    generation_config=GenerationConfig(
+                        max_new_tokens=limit,
+                        eos_token_id=sorted(self.stop_ids) or None,
+                        pad_token_id=self.pad_id,
+                        **sampling,
+                    ),
+                    logits_processor=LogitsProcessorList([broken]),
+                )
+            except torch.OutOfMemoryError:
+                raise EvaluationError(
+                    f"out of GPU memory with {len(batch)} completions at once; lower the batch size"
+                ) from None
+        return [
+            Answer(error="the model's logits are not finite") if bad else self._answer(tokens, limit)
+            for tokens, bad in zip(output[:, longest:].tolist(), broken.rows.tolist(), strict=True)
+        ]
+
+    def _answer(self, tokens: list[int], limit: int) -> Answer:
+        """One row of the output, cut behind its first stop token."""
+        end = next((place for place, token in enumerate(tokens) if token in self.stop_ids), None)
+        tokens = tokens if end is None else tokens[: end + 1]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Answer(text, len(tokens), truncated=end is None and len(tokens) >= limit)
+
+
+class BrokenLogits(LogitsProcessor):
+    """Notes the rows in which a NaN came up: argmax would make a token of it without a word."""
+
+    def __init__(self, rows: int):
+        self.rows = torch.zeros(rows, dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.rows |= scores.isnan().any(dim=-1).cpu()
+        return scores.nan_to_num(nan=0.0, neginf=float("-inf"), posinf=torch.finfo(scores.dtype).max)
