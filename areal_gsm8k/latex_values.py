@@ -163,6 +163,8 @@ class _Reader:
         """What follows `\\frac` or `\\sqrt`: a group in braces, or one digit of the next number."""
         if self.kind() == "number":
             _, digits, space = self.tokens[self.at]
+            if not digits[:2].isdecimal():  # 1e3, 1.5, .5: nobody means the first character alone
+                raise _Unreadable
             self.tokens[self.at : self.at + 1] = [
                 ("number", digits[0], space),
                 *([("number", digits[1:], False)] if digits[1:] else []),

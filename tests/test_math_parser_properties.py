@@ -177,7 +177,9 @@ print(len(texts))
 """
 
 
-ARITHMETIC = ["1", "2", "999999937", "1e3", "(", ")", "{", "}", "[3]", "+", "-", "*", "/", "^", " ", r"\sqrt", r"\frac"]
+ARITHMETIC = [
+    "1", "2", ".5", "1,000", "999999937", "1e3", "(", ")", "{", "}", "[3]", "+", "-", "*", "/", "^", " ", r"\sqrt", r"\frac",
+]  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
