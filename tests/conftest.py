@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: a tiny untrained model on disk, and the recipe's start model for runs."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -14,9 +15,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with whole runs first: on two processes no long one is left over at the end."""
-    long = {item.path for item in items if "start_model" in item.fixturenames}
-    items.sort(key=lambda item: item.path not in long)
+    """Files with most whole runs first: on two processes no long one is left over at the end."""
+    runs = Counter(item.path for item in items if "start_model" in item.fixturenames)
+    items.sort(key=lambda item: -runs[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -164,7 +164,7 @@ def test_stopped_stopped_at_once_killed_and_resumed(training):
     complete(run, saved + 4)
 
 
-@pytest.mark.parametrize("phase", ["making the start model", "starting the rollout servers", "loading the model"])
+@pytest.mark.parametrize("phase", ["making the start model", "loading the model"])
 def test_ctrl_c_before_training(tmp_path, start_model, phase):
     model = "tiny" if phase == "making the start model" else start_model
     running = Running(tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={model}")

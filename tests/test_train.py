@@ -150,17 +150,6 @@ def test_groups_without_signal_can_be_dropped(tmp_path, start_model):
     assert sum(row["rejected_samples"] for row in rows) <= len(rejected)
 
 
-def test_a_model_that_is_never_right_stops_with_the_reason_when_groups_are_dropped(tmp_path, untrained_model):
-    done = train(
-        "--config", str(DROPPING), f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={untrained_model}",
-        "max_empty_batches=2", "data.dev_rows=32",
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "3 batches in a row held no group worth training on" in done.stdout
-    rejected, _ = read_lines(Run(tmp_path / "tiny-grpo" / "t").rejected)
-    assert len(rejected) >= 3 * 64
-
-
 def test_two_trainers_and_two_servers_learn_as_one_does(tmp_path, start_model):
     done = train(
         f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "allocation_mode=embedded.d2+fsdp.d2",
