@@ -35,7 +35,7 @@ def test_two_models_one_table_and_a_count_of_openings(untrained_model, here):
     assert len(read_lines(here / "runs" / "test_openings.jsonl")[0]) == 2
     cards = [json.loads(file.read_text()) for file in (here / "runs" / "evaluations").glob("*/evaluation.json")]
     assert {card["checkpoint"] for card in cards} == {None, "checkpoints/best"}
-    assert all(card["n"] == 4 and card["command"].startswith("gsm8k ") for card in cards)
+    assert all(card["n"] == 4 and card["command"].startswith("gsm8k") for card in cards)
 
 
 def test_the_same_command_again_asks_nothing_and_other_settings_get_their_own_folder(untrained_model, here):
