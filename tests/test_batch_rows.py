@@ -35,6 +35,15 @@ def test_gap_is_split_by_whether_the_token_is_of_the_current_version():
     assert {row["group"] for row in rows} == {"1-0"}
 
 
+def test_kl_is_summed_over_the_completion_and_averaged_over_tokens():
+    one = group([5, 6], [[3, 4], [3, 3]], [[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2, [0.5, -0.5])
+    one |= {"logprobs": one["prox_logp"] - 1.0, "ref_logp": one["prox_logp"] - 1.25}
+    rows = sample_rows([one], version=4, rank=0)
+    assert [row["kl"] for row in rows] == [pytest.approx(0.5)] * 2  # 9.0 at the prompt is masked
+    metrics = step_metrics([joined("a", 1.0, kl=0.5), joined("a", 0.0, kl=0.1)], [], {}, version=3, seconds=1.0)
+    assert metrics["kl"] == pytest.approx(0.6 / 20)
+
+
 def joined(group_name, reward, **more):
     row = {"group": group_name, "reward": reward, "lenient": reward > 0, "strict": False, "formatted": True,
            "truncated": False, "completion_tokens": 10,

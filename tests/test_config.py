@@ -82,7 +82,6 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("data.dev_rows=0", "data.dev_rows=0: at least 1"),
         ("data.train_rows=-5", "data.train_rows=-5: at least 1"),
         ("train_dataset.batch_size=0", "train_dataset.batch_size=0: at least 1"),
-        ("actor.kl_ctl=0.1", "without a `ref` section"),
         ("actor.use_lora=true", "not offered"),
         ("scheduler.type=loacl", "choose one of local, ray, slurm"),
         ("scheduler.type=slurm", "embedded rollout servers"),
@@ -202,3 +201,12 @@ def test_areal_accepts_the_resolved_file(tmp_path):
     assert config.actor.optimizer.lr == 3.0e-4
     assert config.gconfig.n_samples == 8 and config.eval_gconfig.greedy and config.eval_gconfig.n_samples == 1
     assert config.reward.accuracy == 1.0 and config.data.dev_rows == 400
+
+
+def test_the_start_model_is_the_reference_policy_where_its_kl_is_measured_or_rewarded():
+    assert plan().get("ref") is None
+    measured, rewarded = plan("kl_reference=true"), plan("actor.kl_ctl=0.1", "kl_reference=true")
+    assert 0 < measured.get("actor.kl_ctl") < 1e-6 and rewarded.get("actor.kl_ctl") == 0.1
+    for one in (measured, rewarded, plan("actor.kl_ctl=0.1")):
+        assert one.get("ref.path") == one.get("actor.path") and one.get("ref.optimizer") is None
+        assert one.get("ref.backend") == one.get("actor.backend")

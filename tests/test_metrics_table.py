@@ -11,6 +11,6 @@ def test_the_table_names_every_metric_and_no_other():
     names = ("accuracy", "format", "ternary", "length", "overlong", "think")
     parts = Reward(**dict.fromkeys(names, 1.0)).weights() | {"custom": 1.0}
     sample = {"group": "a", "reward": 1.0, "lenient": True, "strict": True, "formatted": True, "truncated": False,
-              "completion_tokens": 3, "versions": [0], "parts": parts}  # fmt: skip
+              "completion_tokens": 3, "versions": [0], "parts": parts, "kl": 0.1}  # fmt: skip
     produced = ["step", "epoch", *step_metrics([sample], [], areal, version=0, seconds=1.0), *evaluation_metrics([])]
     assert sorted(table) == sorted(produced)

@@ -32,6 +32,7 @@ def stages(monkeypatch, tmp_path):
 def test_all_from_one_start_on_the_same_rows_for_the_same_time(stages, tmp_path):
     sidebyside.run([CPU_OVERLAY], ["seed=3", "data.dev_rows=50"], tmp_path, sft_lr=1e-3)
     commands = dict(stages)
+    assert commands["GRPO"][-1] == "total_train_steps=160"
     baselines = [command for name, command in stages if name.startswith("sft-")]
     evaluations = [command for name, command in stages if name.startswith("evaluation")]
     assert len(baselines) == 3 and len(evaluations) == 5

@@ -16,6 +16,7 @@ AREAL_STATS = {  # our metric name -> AReaL's key
     "clip_ratio": "ppo_actor/update/clip_ratio/avg",
     "time/rollout": "timeperf/rollout",
     "time/logprobs": "timeperf/recompute_logp",
+    "time/reference": "timeperf/ref_logp",
     "time/advantages": "timeperf/compute_advantage",
     "time/train": "timeperf/train_step",
     "time/update_weights": "timeperf/update_weights",
@@ -26,11 +27,12 @@ AREAL_STATS = {  # our metric name -> AReaL's key
 
 
 def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[dict[str, Any]]:
-    """What the tensors know of each sample: id, group, advantage and logprob gap.
+    """What the tensors know of each sample: id, group, advantage, logprob gap and, with a reference policy, KL.
 
     `groups` hold sample_id, rewards (G,) and advantages, loss_mask, versions and, when the trainer recomputed logprobs,
     rollout_logprobs and prox_logp, (G, T). The gap is between the two: over all tokens (`logprob_gap`, its mean
     `logprob_drift`) and over those of the current `version`, where it is an error of the engines, not of staleness.
+    `kl` sums log pi - log pi_ref over the tokens, the estimator k1: its mean over samples of pi is the KL, in nats.
     """
     rows = []
     for index, group in enumerate(groups):
@@ -51,6 +53,8 @@ def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[d
                 row["logprob_gap"] = _largest(gaps_GT[g][mask_T])
                 row["logprob_drift"] = gaps_GT[g][mask_T].mean().item() if mask_T.any() else None
                 row["logprob_gap_current"] = _largest(gaps_GT[g][current_T])
+            if "ref_logp" in group:
+                row["kl"] = (group["logprobs"] - group["ref_logp"])[g][mask_T].sum().item()
             rows.append(row)
     return rows
 
@@ -93,6 +97,8 @@ def step_metrics(
         "tokens_per_second": sum(tokens) / generating,
         "time/step": seconds,
     }
+    if samples and "kl" in samples[0]:
+        metrics["kl"] = sum(row["kl"] for row in samples) / sum(tokens)
     for part in samples[0]["parts"] if samples else ():
         metrics[f"reward/{part}"] = _mean([row["parts"][part] for row in samples])
     return metrics | {ours: areal[key] for ours, key in AREAL_STATS.items() if key in areal}

@@ -27,6 +27,7 @@ CPU_OVERLAY = PROJECT / "configs" / "cpu.yaml"
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
 ELSEWHERE = ("ray", "slurm")  # the GPUs may be on other machines than this one
 SCHEDULERS = ("local", *ELSEWHERE)
+MEASURE_ONLY = 1e-8  # actor.kl_ctl that rewards nothing one could notice
 TINY = "tiny"  # actor.path of the model made from scratch
 NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
 FILEROOT_SECTIONS = ("rollout", "saver", "recover", "evaluator", "stats_logger")
@@ -73,6 +74,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
         if merged.actor.path == TINY:
             start_model = tiny.start_model_folder(runs_dir.absolute() / ".start_models", merged.seed)
             merged.actor.path = str(start_model)
+        _keep_reference(merged)
         _spread_names(merged, (run_dir / "areal").absolute())
         environment = take_secrets(merged)
         values = OmegaConf.to_container(merged, resolve=True)
@@ -168,6 +170,15 @@ def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
     devices.check(alloc, gpus, values["actor"]["weight_update_mode"], where)
 
 
+def _keep_reference(merged: DictConfig) -> None:
+    """The start model as AReaL's reference policy, when its KL is to be measured or rewarded."""
+    if merged.kl_reference:  # AReaL makes none at kl_ctl 0
+        merged.actor.kl_ctl = merged.actor.kl_ctl or MEASURE_ONLY
+    if merged.actor.kl_ctl and OmegaConf.select(merged, "ref") is None:
+        beside_actor = {"type": "colocation", "target": "actor"}
+        merged.ref = OmegaConf.merge(merged.actor, {"optimizer": None, "scheduling_strategy": beside_actor})
+
+
 def _spread_names(merged: DictConfig, fileroot: Path) -> None:
     """AReaL wants the run's names and folder repeated in every section; nobody should have to write that."""
     if OmegaConf.select(merged, "cluster.fileroot"):
@@ -244,11 +255,6 @@ def check_values(values: dict, alloc: Allocation) -> None:
             values["dynamic_bs"] and ranks > 1,
             f"dynamic_bs=true with {ranks} data-parallel trainers: AReaL cannot share out batches of different sizes. "
             "Use one data-parallel trainer (tensor parallelism is fine), or dynamic_bs=false.",
-        ),
-        (
-            actor["kl_ctl"] and values.get("ref") is None,
-            f"actor.kl_ctl={actor['kl_ctl']} without a `ref` section: AReaL would take the reference logprobs for 0 "
-            "and reward unlikely tokens. Configure ref, or set actor.kl_ctl=0.",
         ),
         (
             values["embedded"]["restarts"] < 0,

@@ -65,6 +65,11 @@ class Settings:
         False,
         "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true.",
     )
+    kl_reference: bool = _explained(
+        False,
+        "Keep the start model as reference policy and log the KL to it (`kl`); a forward pass more a step. With "
+        "actor.kl_ctl above 0 it is kept anyway, and the KL taken from the reward.",
+    )
     preflight: bool = _explained(True, "Sample 32 training prompts before step 1; no signal at all: do not start.")
     hang_seconds: int = _explained(
         1800, "Stop the run, with the stacks of its processes, when its phase has not changed for this many seconds."
