@@ -125,12 +125,13 @@ def test_at_learning_rate_zero_rollout_and_trainer_agree(tmp_path, start_model):
     """32 and more sequences packed together; versions change every step, weights do not, so every token must agree."""
     done = train(
         f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "actor.lr=0", "total_train_steps=3",
-        "data.dev_rows=64", "actor.mb_spec.max_tokens_per_mb=4096",
+        "data.dev_rows=64", "actor.mb_spec.max_tokens_per_mb=4096", "kl_reference=true",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     run = Run(tmp_path / "tiny-grpo" / "t")
     gaps = [sample["logprob_gap"] for step in (1, 2, 3) for sample in read_lines(run.samples(step))[0]]
     assert len(gaps) == 192 and max(gaps) < 1e-4
+    assert all(abs(row["kl"]) < 1e-5 for row in run.read_metrics() if "reward" in row)  # it is the start model still
     summary = run.read_summary()
     assert summary["accuracy_before"] == summary["accuracy_after"] and summary["gained"] == summary["lost"] == 0
 
