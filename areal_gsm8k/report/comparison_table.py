@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 HEADERS = (
     "model",
@@ -25,16 +25,27 @@ EXPLANATION = (
 )
 
 
-def table(compared: dict) -> Table:
-    """For the terminal: one row a model, figures above their intervals."""
-    from rich.table import Table
+FIGURES, DIFFERENCES = range(6), (0, 6, 7, 8)  # columns of the terminal's two tables: one would be too wide
 
-    view = Table(title=title(compared), caption="\n".join([EXPLANATION, *compared["notes"]]), show_lines=True)
-    for header in HEADERS:
-        view.add_column(header, justify="left" if header == "model" else "right", overflow="fold")
-    for model in compared["models"]:
-        view.add_row(*("\n".join(lines) for lines in _cells(model)))
-    return view
+
+def table(compared: dict) -> Group:
+    """For the terminal: every model's figures above their intervals, then its differences from the first."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    tables = []
+    for columns, heading in ((FIGURES, title(compared)), (DIFFERENCES, f"against {compared['first']}")):
+        models = compared["models"][columns is DIFFERENCES :]
+        view = Table(title=Text(heading), title_justify="left", box=SIMPLE_HEAD, show_lines=True)
+        for at in columns:
+            view.add_column(HEADERS[at], justify="right" if at else "left", overflow="fold")
+        for model in models:
+            cells = _cells(model)
+            view.add_row(*(Text("\n".join(cells[at])) for at in columns))
+        tables += [view] if models else []
+    return Group(*tables, *map(Text, (EXPLANATION, *compared["notes"])))
 
 
 def markdown(compared: dict) -> str:
