@@ -11,6 +11,7 @@ import os
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -87,7 +88,7 @@ class LanguageModel:
             self.model, report = cls.from_pretrained(
                 folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"cannot load a causal LM from {path}: {' '.join(str(error).split())}") from error
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"{path} lacks {len(missing)} weights of {type(self.model).__name__}: {missing[:4]}")

@@ -274,6 +274,9 @@ def test_models_that_cannot_be_served_are_named(tmp_path):
     partial.save_pretrained(tmp_path / "bare", state_dict=weights)
     with pytest.raises(ModelError, match=r"lacks .* weights"):  # never serve random ones in their place
         Engine.from_pretrained(str(tmp_path / "bare"), device="cpu")
+    (tmp_path / "bare" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match="cannot load"):
+        Engine.from_pretrained(str(tmp_path / "bare"), device="cpu")
     config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
     transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
     with pytest.raises(ModelError, match="Mamba"):
