@@ -150,10 +150,9 @@ def check_reward(plan: Plan) -> None:
 
 def count_steps(plan: Plan) -> int:
     """Training steps of the run. Reads both data splits, so that a bad file is found before anything is started."""
-    train, valid, rows = plan.values["train_dataset"], plan.values["valid_dataset"], plan.values["data"]
-    seed = plan.values["seed"]
-    problems = data.load_problems(train["path"], train["split"], rows["train_rows"], seed=seed)
-    for row in [*problems, *data.load_problems(valid["path"], valid["split"], rows["dev_rows"], seed=seed)]:
+    train = plan.values["train_dataset"]
+    problems = data.load_problems(train["path"], train["split"], plan.get("data.train_rows"), seed=plan.get("seed"))
+    for row in [*problems, *_dev_rows(plan)]:
         verdict = grade(row["answer"], row["answer"])
         if verdict.error or not verdict.lenient:
             raise ConfigError(f"row {row['id']}: no completion could be right, its answer is {row['answer'][-80:]!r}.")
@@ -165,6 +164,11 @@ def count_steps(plan: Plan) -> int:
         )
     planned = per_epoch * plan.values["total_train_epochs"]
     return min(planned, plan.values["total_train_steps"] or planned)
+
+
+def _dev_rows(plan: Plan):
+    valid = plan.values["valid_dataset"]
+    return data.load_problems(valid["path"], valid["split"], plan.get("data.dev_rows"), seed=plan.get("seed"))
 
 
 def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
@@ -240,6 +244,7 @@ def _finish(plan: Plan, run: Run, console: Console) -> None:
         "model": plan.get("actor.path"),
         "data": plan.get("valid_dataset.path"),
         "split": plan.get("valid_dataset.split"),
+        "data_checksum": data.checksum(_dev_rows(plan)),
         "seed": plan.get("seed"),
         "reward": plan.get("reward"),
         "wall_seconds": round(seconds, 1),

@@ -73,11 +73,12 @@ def _run(run: Run, name: str) -> list[Graded]:
     import yaml
 
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    decoding = config["eval_gconfig"]
+    decoding, summary = config["eval_gconfig"], run.read_summary() or {}
     conditions = {
         "split": config["valid_dataset"].get("split"),
         "prompt_hash": prompt_hash(config["answer_format"], config.get("system_prompt")),
-        "grader_version": (run.read_summary() or {}).get("grader"),
+        "data_checksum": summary.get("data_checksum"),
+        "grader_version": summary.get("grader"),
         "k": decoding["n_samples"],
         "temperature": 0.0 if decoding["greedy"] else decoding["temperature"],
         "max_new_tokens": decoding["max_new_tokens"],
