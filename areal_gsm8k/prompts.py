@@ -64,12 +64,17 @@ def prompt_ids(tokenizer, question: str, answer_format: str, system: str | None 
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         text = "\n".join([system] * bool(system) + [f"Question: {chat[-1]['content']}", "Answer:"])
-        ids = list(tokenizer(text)["input_ids"])
-        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+        return text_ids(tokenizer, text)
     options = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
     # return_dict=False: transformers 5 would answer with a BatchEncoding
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False, **options)
     return list(ids)
+
+
+def text_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of plain text that is to be continued: without the end-of-sequence id that some tokenizers append."""
+    ids = list(tokenizer(text)["input_ids"])
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def target(answer: str, answer_format: str) -> str:

@@ -90,7 +90,8 @@ def test_nothing_but_errors_is_a_failure(untrained_model, here):
 
 
 def test_help_loads_nothing_heavy():
-    heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "aiohttp", "matplotlib", "areal", "sglang"}
+    heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "aiohttp", "matplotlib", "prompt_toolkit"}
+    heavy |= {"areal", "sglang"}
     program = f"import sys, areal_gsm8k.cli; print(sorted({heavy!r} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

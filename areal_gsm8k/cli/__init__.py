@@ -5,12 +5,13 @@ from pathlib import Path
 
 import typer
 
-from areal_gsm8k.cli import compare, data, evaluate, generate, grade, reward, sidebyside, train
+from areal_gsm8k.cli import chat, compare, data, evaluate, generate, grade, reward, sidebyside, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="GRPO on grade-school maths with AReaL.")
 app.command("train", context_settings={"allow_extra_args": False})(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("sidebyside")(sidebyside.sidebyside)
 app.add_typer(data.app, name="data")

@@ -59,22 +59,11 @@ def grade(
 
 def show(completion: str, reference: str, answer_format: str | None, console) -> bool:
     import math_parser
+    from areal_gsm8k.explanation import explained
 
     verdict = math_parser.grade(completion, reference, answer_format)
-    judged = "not decided" if verdict.error else "right" if verdict.lenient else "wrong"
-    lines = {
-        "verdict": judged + (" (strict)" if verdict.strict else ""),
-        "rule": verdict.rule or "none: nothing that could be an answer",
-        "extracted": verdict.extracted,
-        "value": verdict.value or "none: no single number",
-        "reference": verdict.reference,
-        "formatted": "yes" if verdict.formatted else "no",
-        "error": verdict.error,
-        "grader": math_parser.GRADER_VERSION,
-    }
-    for name, text in lines.items():
-        if text is not None:
-            console.print(f"{name:<10} {text}", highlight=False, markup=False)
+    for name, text in (explained(verdict) | {"grader": math_parser.GRADER_VERSION}).items():
+        console.print(f"{name:<10} {text}", highlight=False, markup=False)
     return verdict.error is not None
 
 

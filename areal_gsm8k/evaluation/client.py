@@ -11,7 +11,7 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 
@@ -23,6 +23,8 @@ from areal_gsm8k.prompts import stop_ids
 TRIES = 4
 PAUSE_SECONDS = 0.5  # before the second try; doubled before each further one
 ANSWER_SECONDS = 1800  # for one completion, its time in the server's queue included
+CONNECT_SECONDS = 10
+LONGEST_EVENT = 1 << 24  # bytes of one event of a stream, each of which holds the whole answer so far
 
 
 class Client:
@@ -36,6 +38,7 @@ class Client:
         self.stop_ids = stop_ids(model.tokenizer)
         self.path = "/v1/completions" if kind == "vllm" else "/generate"
         self.body, self.read = (self._vllm, self._of_vllm) if kind == "vllm" else (self._sglang, self._of_sglang)
+        self.joined = _joined_vllm if kind == "vllm" else _joined_sglang
 
     def answer(self, requests: list[Request], deliver: Deliver) -> None:
         """In the order given, `batch_size` at a time."""
@@ -47,7 +50,7 @@ class Client:
     async def _answer_all(self, requests: list[Request], deliver: Deliver) -> None:
         """As many workers as requests may be under way, all taking from one list."""
         left = iter(requests)
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=10)
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         connector = aiohttp.TCPConnector(limit=0)
         async with (
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
@@ -84,6 +87,33 @@ class Client:
                 f"{self.url} cannot be reached any more ({reason}); the same command goes on from here"
             )
         return Answer(error=reason)
+
+    async def stream(self, request: Request, tell: Callable[[str], None]) -> Answer:
+        """One completion, asked for once; both servers stop generating when the connection is closed."""
+        body = self.body(request) | {"stream": True}
+        if self.kind == "vllm":
+            body["stream_options"] = {"include_usage": True}
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
+        answer: dict = {}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, read_bufsize=LONGEST_EVENT) as session,
+                session.post(self.url + self.path, json=body) as response,
+            ):
+                if response.status != 200:
+                    return Answer(error=f"HTTP {response.status}: {(await response.text())[:300]}")
+                async for event in _events(response.content):
+                    if "error" in event:
+                        return Answer(error=f"the server refused it: {json.dumps(event['error'])[:300]}")
+                    answer, text = self.joined(answer, event)
+                    tell(text)
+            return self.read(answer, request)
+        except Aborted as abort:
+            return Answer(error=f"the server aborted it: {abort}")
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as failure:
+            await asyncio.sleep(PAUSE_SECONDS)  # a server that is dying shows it a moment later
+            self.check()
+            return Answer(error=_named(failure))
 
     # -- SGLang, and our embedded server -------------------------------------------------------------------------------
 
@@ -130,6 +160,35 @@ class Client:
         if choice["finish_reason"] not in ("stop", "length"):
             raise Aborted(choice["finish_reason"])
         return Answer(choice["text"], answer["usage"]["completion_tokens"], choice["finish_reason"] == "length")
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[dict]:
+    """The JSON objects of server-sent events. Raises ValueError when the stream breaks off before its [DONE]."""
+    async for line in content:
+        if line.startswith(b"data:"):
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            yield json.loads(data)
+    raise ValueError("the stream broke off")
+
+
+def _joined_sglang(_: dict, event: dict) -> tuple[dict, str]:
+    """(answer so far, its text): every event is the whole answer so far."""
+    if len(event["output_ids"]) < event["meta_info"].get("completion_tokens", 0):
+        raise ValueError("the server streams pieces; start SGLang without its option for incremental streaming")
+    return event, event["text"]
+
+
+def _joined_vllm(answer: dict, event: dict) -> tuple[dict, str]:
+    """(answer so far, its text): every event adds a piece, the last one the count of tokens."""
+    whole = answer or {"choices": [{"text": "", "finish_reason": None}], "usage": None}
+    choice = whole["choices"][0]
+    for piece in event["choices"]:
+        choice["text"] += piece["text"]
+        choice["finish_reason"] = piece["finish_reason"]
+    whole["usage"] = event.get("usage") or whole["usage"]
+    return whole, choice["text"]
 
 
 class Aborted(RuntimeError):

@@ -44,10 +44,18 @@ Deliver = Callable[[list[tuple[Request, Answer]]], None]
 
 
 class Engine(Protocol):
+    settings: Settings  # those of sampling may be replaced between calls
+
     def answer(self, requests: list[Request], deliver: Deliver) -> None:
         """Answer every request, delivering answers as they come, in any order.
 
         Raises EvaluationError or ChildDied when it cannot go on; what was delivered stays.
+        """
+
+    async def stream(self, request: Request, tell: Callable[[str], None]) -> Answer:
+        """Answer one request and tell the whole text so far, from any thread, whenever there is more of it.
+
+        Cancelled, it makes the model stop. Raises ChildDied when a server that was started here has died.
         """
 
 

@@ -25,7 +25,6 @@ from areal_gsm8k.evaluation.items import Items
 from areal_gsm8k.evaluation.model import Model, find
 from areal_gsm8k.evaluation.settings import EvaluationError, Settings
 
-CONTEXT_LEFT_FREE = 2  # SGLang's and the embedded server's: a completion ends so many tokens before the context does
 VERDICT = ("lenient", "strict", "formatted", "rule", "extracted", "value")
 LARGEST_SEED = 2**31 - 1
 
@@ -157,17 +156,16 @@ class Evaluation:
 
     def _requests(self, had: Container[tuple[str, int]]) -> tuple[list[Request], list[tuple[Request, Answer]]]:
         """What is to be asked, and what cannot be: prompts that leave no room in the model's context."""
-        context, requests, impossible = self.model.context_length, [], []
+        requests, impossible = [], []
         for index, (row, ids) in enumerate(zip(self.items.rows, self.prompts, strict=True)):
-            room = self.settings.max_new_tokens
-            if context:
-                room = min(room, context - CONTEXT_LEFT_FREE - len(ids))
+            room = self.model.room(len(ids), self.settings.max_new_tokens)
             for sample in range(self.settings.k):
                 seed = (self.settings.seed * 1_000_003 + index * self.settings.k + sample) & LARGEST_SEED
                 request = Request(index, sample, ids, room, seed)
                 if (row["id"], sample) in had:
                     continue
                 if room < 1:
+                    context = self.model.context_length
                     reason = f"the prompt of {len(ids)} tokens leaves no room in the model's context of {context}"
                     impossible.append((request, Answer(error=reason)))
                 else:

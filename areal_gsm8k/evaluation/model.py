@@ -22,6 +22,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 TINY_BYTES = 50_000_000
 TOKENIZER = ("tokenizer*", "vocab*", "*.model")
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+CONTEXT_LEFT_FREE = 2  # SGLang's and the embedded server's: a completion ends so many tokens before the context does
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
 
 
@@ -60,6 +61,11 @@ class Model:
         """Longest prompt and completion, in tokens; None where the configuration sets no bound."""
         text = self.config.get("text_config", self.config)
         return next((text[key] for key in CONTEXT_KEYS if text.get(key)), None)
+
+    def room(self, prompt_tokens: int, wanted: int) -> int:
+        """Tokens a completion may have behind such a prompt, `wanted` at most; below 1 when there is no room."""
+        context = self.context_length
+        return min(wanted, context - CONTEXT_LEFT_FREE - prompt_tokens) if context else wanted
 
     @property
     def weight_files(self) -> list[Path]:

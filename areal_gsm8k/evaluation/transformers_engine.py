@@ -7,11 +7,22 @@ Shapes: B prompts a batch, T tokens of the longest, padded on the left; N new to
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import groupby, islice
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.utils import logging
 
 from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
@@ -19,6 +30,8 @@ from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.evaluation.settings import EvaluationError, Settings
 from areal_gsm8k.prompts import stop_ids
 from areal_gsm8k.sft import pick_device
+
+RANDOM_STATE = threading.Lock()  # torch has one for all; models that sample in threads take turns
 
 
 class TransformersEngine:
@@ -50,8 +63,17 @@ class TransformersEngine:
             while batch := list(islice(same_limit, self.settings.batch_size)):
                 deliver(list(zip(batch, self._generate(batch), strict=True)))
 
+    async def stream(self, request: Request, tell: Callable[[str], None]) -> Answer:
+        """Generated in a thread, which ends with the next token when this is cancelled."""
+        watch = Watch(len(request.prompt_ids), lambda ids: tell(self.tokenizer.decode(ids, skip_special_tokens=True)))
+        try:
+            (answer,) = await asyncio.to_thread(self._generate, [request], [watch])
+            return answer
+        finally:
+            watch.stopped.set()
+
     @torch.inference_mode()
-    def _generate(self, batch: list[Request]) -> list[Answer]:
+    def _generate(self, batch: list[Request], watches: list[StoppingCriteria] | None = None) -> list[Answer]:
         longest = max(len(request.prompt_ids) for request in batch)
         padding = [longest - len(request.prompt_ids) for request in batch]
         ids = [[self.pad_id] * pad + request.prompt_ids for request, pad in zip(batch, padding, strict=True)]
@@ -61,7 +83,7 @@ class TransformersEngine:
             sampling = {"do_sample": True, "temperature": self.settings.temperature, "top_k": 0, "top_p": 1.0}
         limit = batch[0].max_new_tokens
         broken = BrokenLogits(len(batch))
-        with torch.random.fork_rng():
+        with RANDOM_STATE if sampling["do_sample"] else nullcontext(), torch.random.fork_rng():
             torch.manual_seed(batch[0].seed)
             try:
                 output = self.model.generate(
@@ -74,6 +96,7 @@ class TransformersEngine:
                         **sampling,
                     ),
                     logits_processor=LogitsProcessorList([broken]),
+                    stopping_criteria=StoppingCriteriaList(watches or []),
                 )
             except torch.OutOfMemoryError:
                 raise EvaluationError(
@@ -90,6 +113,17 @@ class TransformersEngine:
         tokens = tokens if end is None else tokens[: end + 1]
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return Answer(text, len(tokens), truncated=end is None and len(tokens) >= limit)
+
+
+class Watch(StoppingCriteria):
+    """Shows the tokens of a batch of one as they come, and ends it once `stopped` is set."""
+
+    def __init__(self, prompt_tokens: int, show: Callable[[list[int]], None]):
+        self.prompt_tokens, self.show, self.stopped = prompt_tokens, show, threading.Event()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+        self.show(input_ids[0, self.prompt_tokens :].tolist())
+        return torch.tensor([self.stopped.is_set()], device=input_ids.device)
 
 
 class BrokenLogits(LogitsProcessor):

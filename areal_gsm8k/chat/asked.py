@@ -1,0 +1,46 @@
+"""How a run of ours was asked in training, so that `gsm8k chat RUN` asks the same without options.
+
+asked_in_training(find("runs/tiny-grpo/20261121_101500")).answer_format
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from areal_gsm8k.evaluation.model import Model
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words around a question, and where the rows come from; the defaults are those of `gsm8k eval`."""
+
+    answer_format: str = "boxed"
+    system_prompt: str | None = None
+    max_new_tokens: int = 512
+    data: str = "openai/gsm8k"
+    data_seed: int = 0  # of generated rows: with the run's, /q shows the rows of its evaluations
+
+
+def asked_in_training(model: Model) -> Asked | None:
+    """From the config.yaml of a GRPO run or the settings.json of an SFT run around the folder; None without either."""
+    for run in list(model.folder.absolute().parents)[:2]:  # run/checkpoints/best and run/model
+        if (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file():
+            return _by_grpo(run / "config.yaml")
+        if (run / "settings.json").is_file() and (run / "train_log.jsonl").is_file():
+            return Asked(json.loads((run / "settings.json").read_text(encoding="utf-8"))["format"])
+    return None
+
+
+def _by_grpo(file: Path) -> Asked:
+    import yaml
+
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return Asked(
+        config["answer_format"],
+        config["system_prompt"],
+        config["eval_gconfig"]["max_new_tokens"],
+        config["valid_dataset"]["path"],
+        config["seed"],
+    )
