@@ -2,6 +2,7 @@
 
 partial = checkpoints.partial(folder)
 model.save_pretrained(partial); tokenizer.save_pretrained(partial)
+checkpoints.note_version(partial, 120)  # GRPO: so that a sample's model can be found (areal_gsm8k/policies.py)
 checkpoints.finish(partial, folder)
 """
 
@@ -9,6 +10,8 @@ import json
 import os
 import shutil
 from pathlib import Path
+
+VERSION = "policy_version.json"  # loaders of models pass over it
 
 
 def partial(folder: Path) -> Path:
@@ -33,6 +36,19 @@ def finish(unfinished: Path, folder: Path) -> Path:
     unfinished.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
+
+
+def note_version(folder: Path, version: int) -> None:
+    """Note which policy version the folder's model is: how many updates made it."""
+    (folder / VERSION).write_text(json.dumps({"policy_version": version}) + "\n", encoding="utf-8")
+
+
+def version(folder: Path) -> int | None:
+    """The policy version of the folder's model; None where that was not noted."""
+    try:
+        return json.loads((folder / VERSION).read_text(encoding="utf-8"))["policy_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _for_old_transformers(folder: Path) -> None:

@@ -101,6 +101,15 @@ def completion_ids(tokenizer, answer: str, answer_format: str) -> list[int]:
     return ids if tokenizer.eos_token_id is None else [*ids, tokenizer.eos_token_id]
 
 
+def sampled_ids(tokenizer, completion: str, ended: bool) -> list[int]:
+    """The ids a sampled completion usually was: those of its text, and, where it ended by itself, end-of-sequence.
+
+    A model may also have sampled the text in other pieces, or ended it otherwise; then its sample holds completion_ids.
+    """
+    ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    return [*ids, tokenizer.eos_token_id] if ended else ids
+
+
 def stop_ids(tokenizer) -> list[int]:
     """Ids at which generation ends: the end-of-sequence id and every end-of-turn token in the vocabulary, ascending."""
     vocabulary = tokenizer.get_vocab()

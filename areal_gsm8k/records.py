@@ -12,6 +12,13 @@ from pathlib import Path
 
 from areal_gsm8k.runs import append_lines, read_lines
 
+LARGEST_SEED = 2**63 - 1
+
+
+def sampling_seed(run_seed: int, sample_id: int) -> int:
+    """The seed that a sample is drawn by: a function of the run's seed and the sample's id alone."""
+    return (run_seed << 32) + sample_id & LARGEST_SEED
+
 
 class RecordWriter:
     """Appends sample records to this process's shard. Safe in threads."""

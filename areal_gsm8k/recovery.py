@@ -56,14 +56,14 @@ def finish(unfinished: Path, folder: Path, state: dict) -> None:
     files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
     (unfinished / STATE).write_text(json.dumps(state | {"files": files}, indent=1), encoding="utf-8")
     checkpoints.finish(unfinished, folder)
-    for old in sorted(folder.parent.glob("step_*"), key=_step)[:-KEPT]:
+    for old in sorted(folder.parent.glob("step_*"), key=step_of)[:-KEPT]:
         shutil.rmtree(old)
 
 
 def newest(run: Run) -> tuple[RecoveryPoint | None, list[str]]:
     """The newest complete recovery checkpoint, and a note on every half-written one that is passed over."""
     notes = [f"{half}: unfinished, ignored." for half in sorted(run.recovery.glob(".step_*.partial"))]
-    for folder in sorted(run.recovery.glob("step_*"), key=_step, reverse=True):
+    for folder in sorted(run.recovery.glob("step_*"), key=step_of, reverse=True):
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             missing = [name for name, size in state["files"].items() if (folder / name).stat().st_size != size]
@@ -89,7 +89,7 @@ def rewind(run: Run, step: int) -> int:
     write_atomically(run.rejected, to_lines(row for row in rejected if row["step"] <= step))
     for folder in (run.samples(0).parent, run.evaluation(0).parent):
         for file in folder.glob("step_*.jsonl"):
-            if _step(file) > step:
+            if step_of(file) > step:
                 file.unlink()
     for left_over in (run.records, run.areal / "name_resolve", run.areal / "checkpoints"):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -100,5 +100,6 @@ def rewind(run: Run, step: int) -> int:
     return len({row["step"] for row in rows if row["step"] > max(step, 0)})
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step that a path such as recovery/step_00012 or samples/step_00012.jsonl is named after."""
     return int(path.stem.removeprefix("step_"))

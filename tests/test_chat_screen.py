@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from areal_gsm8k.chat.printable import printable
 from areal_gsm8k.chat.reply import Reply
 from areal_gsm8k.chat.view import TerminalView
 from areal_gsm8k.evaluation.engine import Answer
+from areal_gsm8k.printable import printable
 
 EVIL = "\x1b[2J\x1b]0;owned\x07 [bold red]18[/bold red] \x9b31m [/] \u202e81 \x08\r\ud800 :smile:"
 

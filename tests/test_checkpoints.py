@@ -30,3 +30,14 @@ def test_the_tokenizer_gets_names_old_transformers_know(tmp_path):
     folder = checkpoints.finish(unfinished, tmp_path / "best")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     assert config == {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<|user|>"]}
+
+
+def test_the_policy_version_is_noted_in_the_folder(tmp_path):
+    unfinished = checkpoints.partial(tmp_path / "best")
+    unfinished.mkdir()
+    assert checkpoints.version(unfinished) is None
+    checkpoints.note_version(unfinished, 120)
+    assert checkpoints.version(checkpoints.finish(unfinished, tmp_path / "best")) == 120
+    for damaged in ("", "{", "[]", "{}"):
+        (tmp_path / "best" / checkpoints.VERSION).write_text(damaged)
+        assert checkpoints.version(tmp_path / "best") is None

@@ -6,7 +6,9 @@ import re
 import pytest
 from runner import train
 
+from areal_gsm8k import checkpoints, policies, replay, samples
 from areal_gsm8k.loop.config import PROJECT
+from areal_gsm8k.regrade import Regrader, summarise, total
 from areal_gsm8k.runs import Run, read_lines
 
 pytest.importorskip("areal", reason="areal is not installed")
@@ -119,6 +121,37 @@ def test_the_last_checkpoint_scores_what_the_summary_says(learned):
         ids = prompts.prompt_ids(tokenizer, row["question"], "hash")
         output = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=48, eos_token_id=stops)
         assert tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True) == row["completion"]
+
+
+def test_a_sample_is_generated_again_token_for_token_by_the_version_that_drew_it(learned):
+    """From the start model, numbered and best checkpoints and recovery points; each sample then shared its batch."""
+    run, _ = learned
+    config = samples.configuration(run)
+    assert [checkpoints.version(run.checkpoints / name) for name in ("last", "step_00012", "step_00024")] == [
+        24,
+        12,
+        24,
+    ]
+    kept = {policy.version for policy in policies.kept(run, config)}
+    assert {0, 12, 20, 24} <= kept  # 20: a recovery point
+    replayed = [
+        replay.replay(run, config, row, "auto")
+        for step in samples.steps(run)
+        for row in samples.read(run, step)[::16]
+        if row["versions"] in [[version] for version in kept]
+    ]
+    assert {0, 12, 20} <= {again.policy.version for again in replayed} and len(replayed) >= 12
+    for again in replayed:
+        assert again.reasons == [] and again.recorded is not None
+        assert again.same or again.departure.missed_by < 1e-6, again  # float rounding: sums in another order
+
+
+def test_regraded_by_its_own_reward_a_run_keeps_every_advantage(learned):
+    run, _ = learned
+    regrader = Regrader(run, samples.configuration(run), ["accuracy=1"])
+    change = total([summarise(regrader.step(step)) for step in samples.steps(run)])
+    assert change.samples == STEPS * 64 and change.disagreement < 1e-5
+    assert (change.sign_changes, change.gained, change.lost, change.otherwise) == (0, 0, 0, 0)
 
 
 def test_at_learning_rate_zero_rollout_and_trainer_agree(tmp_path, start_model):

@@ -9,6 +9,7 @@ from areal.api import ModelResponse  # noqa: E402
 from areal.api.cli_args import GenerationHyperparameters  # noqa: E402
 from areal.infra import workflow_context  # noqa: E402
 
+from areal_gsm8k import samples  # noqa: E402
 from areal_gsm8k.loop import workflow  # noqa: E402
 from areal_gsm8k.loop.settings import RewardSettings, Settings  # noqa: E402
 from areal_gsm8k.loop.workflow import GroupFilter, GSM8KWorkflow  # noqa: E402
@@ -77,6 +78,21 @@ def test_the_record_joins_by_id_and_tells_the_whole_story(tokenizer, tmp_path):
     assert record["completion"] == "total 6\n#### 6" and record["extracted"] == "6"
     assert (record["lenient"], record["strict"], record["formatted"]) == (False, False, True)
     assert record["truncated"] and record["versions"] == [3, 4] and record["reward"] == 0.0
+
+
+def test_the_tokens_are_kept_where_the_text_does_not_give_them_back(tokenizer, tmp_path):
+    usual = [*tokenizer.encode("#### 6"), tokenizer.eos_token_id]
+    pieces = [tokenizer.encode(letter)[0] for letter in "#### 6"] + [tokenizer.eos_token_id]
+    cut = usual[:-1]
+    made, flow_of = [], flow(tokenizer, tmp_path)
+    for tokens, reason in ((usual, "stop"), (pieces, "stop"), (cut, "length")):
+        engine = FakeEngine(tokenizer, "", stop_reason=reason)
+        engine.output = tokens
+        made.append(asyncio.run(flow_of.arun_episode(engine, ROW))["sample_id"].item())
+    records = RecordReader(tmp_path).take(made)
+    assert [record["completion"] for record in records] == ["#### 6"] * 3 and pieces != usual
+    assert [record.get("completion_ids") for record in records] == [None, pieces, None]
+    assert [samples.token_ids(record, tokenizer) for record in records] == [usual, pieces, cut]
 
 
 def test_format_is_paid_apart_from_accuracy(tokenizer, tmp_path):

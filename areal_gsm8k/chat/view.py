@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from areal_gsm8k.chat.printable import printable
 from areal_gsm8k.chat.reply import Reply
 from areal_gsm8k.explanation import explained
+from areal_gsm8k.printable import printable
 
 NARROWEST = 32  # columns of the terminal for each model; with fewer they stand one under the other
 REDRAWN = 12  # times a second

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from areal_gsm8k.cli import chat, compare, data, evaluate, generate, grade, reward, sidebyside, train
+from areal_gsm8k.cli import chat, compare, data, evaluate, generate, grade, replay, reward, samples, sidebyside, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="GRPO on grade-school maths with AReaL.")
 app.command("train", context_settings={"allow_extra_args": False})(train.train)
@@ -14,6 +14,8 @@ app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("sidebyside")(sidebyside.sidebyside)
+app.command("samples")(samples.samples)
+app.command("replay")(replay.replay)
 app.add_typer(data.app, name="data")
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.add_typer(reward.app, name="reward")

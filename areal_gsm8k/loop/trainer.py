@@ -242,6 +242,7 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         )
         self.actor.save(meta)
         if self.rank == 0:
+            checkpoints.note_version(unfinished, self.actor.get_version())
             checkpoints.finish(unfinished, folder)
 
     def _status(self, phase: str, **details) -> None:

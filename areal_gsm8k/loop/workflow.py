@@ -19,10 +19,8 @@ from areal.utils import stats_tracker
 
 from areal_gsm8k import prompts, rewards
 from areal_gsm8k.loop.settings import Settings
-from areal_gsm8k.records import RecordWriter
+from areal_gsm8k.records import RecordWriter, sampling_seed
 from math_parser import grade
-
-LARGEST_SEED = 2**63 - 1
 
 
 class TooManyFailures(RuntimeError):
@@ -69,7 +67,7 @@ class GSM8KWorkflow(RolloutWorkflow):
             self.shared.reward = rewards.Reward.from_settings(settings.reward, gconfig.max_new_tokens)
         self.reward = replace(self.shared.reward, max_new_tokens=gconfig.max_new_tokens)
         self.group_filter = GroupFilter(gconfig.n_samples, settings.drop_groups_without_signal, records)
-        self.first_seed = seed << 32
+        self.seed = seed
         self.group_size = gconfig.n_samples
         self.begun: dict[int, int] = {}  # position -> samples of its group begun, until all are
 
@@ -90,7 +88,7 @@ class GSM8KWorkflow(RolloutWorkflow):
             input_ids=prompt,
             gconfig=self.gconfig,
             tokenizer=self.tokenizer,
-            metadata={"sampling_seed": self.first_seed + sample_id & LARGEST_SEED},
+            metadata={"sampling_seed": sampling_seed(self.seed, sample_id)},
         )
         try:
             response = await engine.agenerate(request)
@@ -128,6 +126,8 @@ class GSM8KWorkflow(RolloutWorkflow):
             "truncated": response.stop_reason == "length",
             "versions": sorted(set(response.output_versions)),
         }
+        if prompts.sampled_ids(self.tokenizer, completion, not record["truncated"]) != response.output_tokens:
+            record["completion_ids"] = response.output_tokens
         try:
             verdict = grade(completion, data["answer"], self.settings.answer_format)
             record |= {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 # C0 but tab and newline, DEL and C1; what reorders or breaks a line; lone surrogates, which cannot be encoded.
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
