@@ -11,7 +11,9 @@
         recovery/            the two newest recovery checkpoints (areal_gsm8k/recovery.py)
         areal/               AReaL's own tree
         status.json          phase and process id, for whoever watches
-        launches.jsonl       one object a start or resume: command, time, step it began from
+        launches.jsonl       one object a start or resume: command, time, step it began from, steps it is to have
+        environment.json     what the newest launch ran on: packages, machine, commit
+        report.html          what `gsm8k report` made of all this
 
 Whole files are written under a temporary name, synced and renamed; lines are appended whole, and a torn last line
 (a crash mid-write) is skipped when read.
@@ -22,11 +24,14 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 FINISHED = "finished"  # the last phase of a run that ended well
 IN_A_STEP = ("rollout", "training", "evaluating", "saving a recovery point")  # phases of the trainer's loop
 REFUSED = "refused"  # one that the preflight did not let start
-STOPPED = "stopped"  # and of one that was asked to stop, and saved
+STOPPED = "stopped"  # one that was asked to stop, and saved
+COLLAPSED = "collapsed"  # and of one that `collapse.stop` ended, saved as well
+ENDED = (FINISHED, REFUSED, STOPPED, COLLAPSED)
 
 
 class RunError(RuntimeError):
@@ -77,6 +82,13 @@ def to_lines(rows: Iterable[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+class Launcher(NamedTuple):
+    """The process of a `./run train`, by its number."""
+
+    pid: int
+    alive: bool
+
+
 class Run:
     """The directory of one run. Creating the object touches nothing; `create` does."""
 
@@ -93,6 +105,8 @@ class Run:
         self.preflight = self.root / "preflight.json"
         self.recovery = self.root / "recovery"
         self.launches = self.root / "launches.jsonl"
+        self.environment = self.root / "environment.json"
+        self.report = self.root / "report.html"
         self.stop_request = self.root / ".stop"  # there when the trainer is to stop after the step at hand
         self.lock = self.root / ".lock"  # locked, and names the process, while a launcher holds the run
         self.restarts = self.logs / "restarts.jsonl"  # one object a rollout server that died and was restarted
@@ -133,6 +147,18 @@ class Run:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
 
+    def launcher(self) -> "Launcher | None":
+        """The process that holds the run, or was the last to; None before the first. Looked for on this machine."""
+        import psutil
+
+        if not self.lock.exists() or not (pid := self.lock.read_text().strip()):
+            return None
+        try:
+            started = psutil.Process(int(pid)).create_time()
+        except psutil.Error:
+            return Launcher(int(pid), alive=False)
+        return Launcher(int(pid), alive=started < self.lock.stat().st_mtime + 1)  # else its number was given anew
+
     def samples(self, step: int) -> Path:
         return self.root / "samples" / f"step_{step:05d}.jsonl"
 
@@ -145,13 +171,13 @@ class Run:
     def read_summary(self) -> dict | None:
         return json.loads(self.summary.read_text()) if self.summary.exists() else None
 
-    def add_launch(self, command: str, step: int) -> None:
-        """Note a start (`step` 0) or resume after `step`; `spent` sums the seconds of the launches before."""
+    def add_launch(self, command: str, step: int, steps: int) -> None:
+        """Note a start (`step` 0) or resume after `step` of `steps`; `spent` sums earlier launches' seconds."""
         now, spent = time.time(), 0.0
         if earlier := self.read_launches():
             ended = self.status().get("time", now)  # a killed launch says no more than its last status
             spent = earlier[-1]["spent"] + max(0.0, ended - earlier[-1]["time"])
-        append_lines(self.launches, [{"command": command, "time": now, "step": step, "spent": spent}])
+        append_lines(self.launches, [{"command": command, "time": now, "step": step, "steps": steps, "spent": spent}])
 
     def read_launches(self) -> list[dict]:
         return read_lines(self.launches)[0]
@@ -163,6 +189,9 @@ class Run:
 
     def read_preflight(self) -> dict | None:
         return json.loads(self.preflight.read_text()) if self.preflight.exists() else None
+
+    def read_environment(self) -> dict | None:
+        return json.loads(self.environment.read_text()) if self.environment.exists() else None
 
     def set_served_weights(self, model: Path | str) -> None:
         """Name the model, a folder or a hub name, that a rollout server has to be started with from now on."""

@@ -13,8 +13,8 @@ PROGRAM = [sys.executable, "-m", "areal_gsm8k", "train"]
 
 
 def command(*arguments: str) -> list[str]:
-    """Without what costs seconds, unless the arguments say otherwise: the preflight, the KL to the start model."""
-    return [*PROGRAM, "--config", str(CPU_OVERLAY), "preflight=off", "kl_reference=false", *arguments]
+    """Without what costs seconds, unless the arguments say otherwise: preflight, report, KL to the start model."""
+    return [*PROGRAM, "--config", str(CPU_OVERLAY), "preflight=off", "report=off", "kl_reference=false", *arguments]
 
 
 def train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:

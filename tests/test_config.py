@@ -88,6 +88,8 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("actor.weight_update_mode=xccl", "set it to disk"),
         ("rollout.consumer_batch_size=4", "wait for ever"),
         ("embedded.restarts=-1", "embedded.restarts=-1"),
+        ("collapse.reward=50", "collapse.reward=50: a share between 0 and 1"),
+        ("collapse.truncated=-0.1", "collapse.truncated=-0.1: a share"),
         ("trial_name=a/b", "trial_name='a/b'"),
         ("seed", "key=value"),
         ("actor.lr=[1", "cannot be read"),

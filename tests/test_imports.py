@@ -29,8 +29,8 @@ from areal.utils.stats_logger import StatsLogger
 from areal.workflow.rlvr import RLVRWorkflow
 import areal.infra.launcher.local
 
-import accelerate, aiohttp, datasets, fastapi, huggingface_hub, math_verify, matplotlib.pyplot, numpy, omegaconf
-import pandas, psutil
+import accelerate, aiohttp, bokeh.plotting, datasets, fastapi, huggingface_hub, jinja2, math_verify
+import matplotlib.pyplot, numpy, omegaconf, pandas, psutil
 import pyarrow.parquet, pydantic, requests, rich, safetensors.torch, scipy.stats, statsmodels.stats.proportion, sympy
 import tensorboardX, tokenizers, torch, typer, uvicorn, wandb, yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM

@@ -55,8 +55,10 @@ def test_areals_old_launcher_name(tmp_path, start_model):
         "-m", "areal.launcher.local", "train_grpo.py", "--config", "train_grpo.yaml", *two_steps(tmp_path, start_model)
     )
     assert done.returncode == 0, done.stdout
-    summary = Run(tmp_path / "forms" / "t").read_summary()
+    run = Run(tmp_path / "forms" / "t")
+    summary = run.read_summary()
     assert summary["steps"] == 2
+    assert f"Report: {run.report} " in done.stdout and run.report.is_file() and run.read_environment()["packages"]
     assert summary["command"].startswith("python -m areal.launcher.local train_grpo.py --config train_grpo.yaml")
 
 
@@ -77,4 +79,5 @@ def test_a_wheel_carries_the_shim(tmp_path):
         assert archive.read(SHIM).decode() == (PROJECT / "areal_gsm8k" / "cli" / "launcher_shim.py").read_text()
         names = archive.namelist()
     assert "math_parser.py" in names and "areal_gsm8k/loop/areal_schema.json" in names
+    assert {f"areal_gsm8k/report/page/{file}" for file in ("page.html", "style.css", "page.js")} <= set(names)
     assert [name for name in names if name.startswith("areal/")] == [SHIM]

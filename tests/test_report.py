@@ -36,6 +36,7 @@ def step_row(step: int, **more) -> dict:
 @pytest.fixture
 def run(tmp_path):
     run = Run.create(tmp_path / "e" / "t")
+    run.add_launch("./run train", step=0, steps=10)
     write_atomically(run.evaluation(0), to_lines(dev_rows([True, False, False, False])))
     write_atomically(run.evaluation(3), to_lines(dev_rows([False, True, True, True])))
     append_lines(run.metrics, [{"step": 0, "dev/accuracy": 0.25, "dev/accuracy_strict": 0.0, "dev/n": 4}])
@@ -77,7 +78,7 @@ def test_plain_lines_where_there_is_no_terminal(run):
     console = Console(file=io.StringIO(), width=200)
     rows = run.read_metrics()
     run.metrics.unlink()
-    with LiveView(run, total_steps=10, console=console) as view:
+    with LiveView(run, console) as view:
         append_lines(run.metrics, rows)
         view.update()
         append_lines(run.metrics, [step_row(4, staleness=1.5)])
@@ -92,7 +93,7 @@ def test_plain_lines_where_there_is_no_terminal(run):
 
 def test_a_resumed_run_does_not_print_its_old_rows_again(run):
     console = Console(file=io.StringIO(), width=200)
-    with LiveView(run, total_steps=10, console=console) as view:
+    with LiveView(run, console) as view:
         run.set_status("loading the model")
         view.update()
         append_lines(run.metrics, [step_row(4)])
@@ -104,7 +105,7 @@ def test_a_resumed_run_does_not_print_its_old_rows_again(run):
 def test_a_restart_is_said_once_and_counted(run):
     console = Console(file=io.StringIO(), width=200)
     row = {"server": 1, "ended": "was ended by SIGKILL", "restart": 1, "bound": 3, "weights": "w/v7", "log": "s_1.log"}
-    with LiveView(run, total_steps=10, console=console) as view:
+    with LiveView(run, console) as view:
         append_lines(run.restarts, [row])
         view.update()
         view.update()
@@ -116,7 +117,7 @@ def test_a_restart_is_said_once_and_counted(run):
 def test_the_live_view_in_a_terminal(run):
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     run.set_status("rollout", step=4)
-    with LiveView(run, total_steps=10, console=console) as view:
+    with LiveView(run, console) as view:
         view.update()
     shown = console.file.getvalue()
     for said in ("rollout", "3/10", "75.0% @3", "groups without signal", "0:14"):

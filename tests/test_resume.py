@@ -80,6 +80,16 @@ def test_only_what_does_not_change_the_learning_may_be_set_anew(written):
         resume.reopen(run.root, ["total_train_step=7"], gpus=0)
 
 
+def test_a_run_of_an_older_version_gets_the_defaults_of_keys_it_did_not_have(written):
+    run, plan = written
+    del plan.values["collapse"]
+    config.write(plan, run.config)
+    again = resume.reopen(run.root, ["collapse.stop=true", "collapse.reward=0.3"], gpus=0)
+    assert again.values["collapse"] == {
+        "stop": True, "reward": 0.3, "entropy": 5.0, "truncated": 0.5, "logprob_drift": 0.5
+    }  # fmt: skip
+
+
 def test_a_run_of_the_single_controller_is_not_resumed(written):
     run, plan = written
     plan.values["scheduler"]["type"] = "local"

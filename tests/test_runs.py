@@ -57,5 +57,5 @@ def test_the_time_of_earlier_launches_adds_up(tmp_path):
     run = Run.create(tmp_path / "r")
     write_atomically(run.launches, '{"command": "a", "time": 100.0, "step": 0, "spent": 0.0}\n')
     write_atomically(run.status_file, '{"phase": "training", "time": 130.0}')
-    run.add_launch("b", step=7)
+    run.add_launch("b", step=7, steps=9)
     assert [(launch["step"], launch["spent"]) for launch in run.read_launches()] == [(0, 0.0), (7, 30.0)]

@@ -5,17 +5,39 @@ from pathlib import Path
 
 import typer
 
-from areal_gsm8k.cli import chat, compare, data, evaluate, generate, grade, replay, reward, samples, sidebyside, train
+from areal_gsm8k.cli import (
+    band,
+    chat,
+    compare,
+    data,
+    evaluate,
+    generate,
+    grade,
+    replay,
+    report,
+    reward,
+    samples,
+    sidebyside,
+    train,
+    watch,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="GRPO on grade-school maths with AReaL.")
+# train
 app.command("train", context_settings={"allow_extra_args": False})(train.train)
+app.command("watch")(watch.watch)
+app.command("sidebyside")(sidebyside.sidebyside)
+# measure
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
-app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
-app.command("sidebyside")(sidebyside.sidebyside)
+app.command("band")(band.band)
+# look
+app.command("report")(report.report)
 app.command("samples")(samples.samples)
 app.command("replay")(replay.replay)
+app.command("chat")(chat.chat)
+# data and reward
 app.add_typer(data.app, name="data")
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.add_typer(reward.app, name="reward")

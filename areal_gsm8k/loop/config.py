@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from areal_gsm8k import prompts, tiny
+from areal_gsm8k import band, prompts, tiny
 from areal_gsm8k.loop import allocation, capacity, devices, tracking
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
@@ -233,6 +233,12 @@ def check_values(values: dict, alloc: Allocation) -> None:
         if size % ranks:
             raise ConfigError(f"{key}={size} must be a multiple of the {ranks} data-parallel trainers.")
     capacity.check(values["rollout"], batch, ranks)
+    try:
+        band.configured(values)
+    except band.BandError as wrong:
+        raise ConfigError(
+            f"expected_band={values['expected_band']}: {wrong} expected_band=null does without."
+        ) from None
     mistakes = [
         (
             values["answer_format"] not in prompts.FORMATS,
@@ -259,6 +265,13 @@ def check_values(values: dict, alloc: Allocation) -> None:
         (
             values["embedded"]["restarts"] < 0,
             f"embedded.restarts={values['embedded']['restarts']}: 0 ends the run with its first dead server.",
+        ),
+        *(
+            (
+                not 0 <= values["collapse"][share] <= 1,
+                f"collapse.{share}={values['collapse'][share]}: a share between 0 and 1.",
+            )
+            for share in ("reward", "truncated")
         ),
         (actor.get("use_lora"), "actor.use_lora=true is not offered yet."),
         (

@@ -4,7 +4,7 @@
     ./run train --resume RUN
 
 Ctrl-C in training finishes the step and saves; a second one stops at once.
-Exit codes: 0 done, 1 the run failed, 2 it could not start, 130 Ctrl-C.
+Exit codes: 0 done, 1 the run failed or was stopped as collapsing, 2 it could not start, 130 Ctrl-C.
 """
 
 import shlex
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from areal_gsm8k import data, hub, tiny
+from areal_gsm8k import data, environment, hub, tiny, verdict
 from areal_gsm8k.children import ChildDied
 from areal_gsm8k.loop import config, devices, resume
 from areal_gsm8k.loop.config import Plan
@@ -29,7 +29,7 @@ from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
 from areal_gsm8k.reward_process import RewardError
 from areal_gsm8k.rewards import Reward
-from areal_gsm8k.runs import REFUSED, STOPPED, Run, RunError
+from areal_gsm8k.runs import COLLAPSED, REFUSED, STOPPED, Run, RunError
 from math_parser import grade
 
 POLL_SECONDS = 0.25
@@ -55,7 +55,8 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
         steps = count_steps(plan)
         run, step = _open(plan, resumed, console)
         config.write(plan, run.config)
-        run.add_launch(_typed_command(), step)
+        run.add_launch(_typed_command(), step, steps)
+        environment.record(run)
     except (ConfigError, RunError, data.DataError, OSError) as mistake:
         _say(console, f"[red]Cannot start:[/red] {escape(str(mistake))}")
         return 2
@@ -64,13 +65,16 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
         return 130
     try:
         _say(console, _announcement(plan, run, steps, step))
-        _train(plan, run, steps, console)
+        _train(plan, run, console)
         if run.status().get("phase") == REFUSED:
             _say(console, f"[red]Not trained:[/red] {escape(run.read_preflight()['refusal'])}")
             return 2
         if run.status().get("phase") == STOPPED:
             _say(console, f"Stopped by Ctrl-C after step {run.status()['step']}, saved. {_go_on(run)}")
             return 130
+        if run.status().get("phase") == COLLAPSED:
+            _say(console, _collapse(run))
+            return 1
         _finish(plan, run, console)
         return 0
     except KeyboardInterrupt:
@@ -84,6 +88,17 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
 
 def _go_on(run: Run) -> str:
     return f"To go on: ./run train --resume {run.root}"
+
+
+def _collapse(run: Run) -> str:
+    """Why `collapse.stop` ended the run, what to try, and from where."""
+    found, best = verdict.of_run(run), run.checkpoints / "best"
+    causes = "".join(f"\n  {number}. {verdict.cause_line(cause)}" for number, cause in enumerate(found.causes, 1))
+    return (
+        f"[red]Stopped after step {run.status()['step']}, {escape(found.line())}[/red]{escape(causes)}\n"
+        f"The best model by dev accuracy is {best}, the last {run.checkpoints / 'last'}. To start from the best with "
+        f"other settings: actor.path={best}. To go on all the same: ./run train --resume {run.root} collapse.stop=false"
+    )
 
 
 def _say(console: Console, text: str) -> None:
@@ -187,7 +202,7 @@ def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
     )
 
 
-def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
+def _train(plan: Plan, run: Run, console: Console) -> None:
     """Start everything and follow it to its end. Raises ChildDied."""
     with processes(plan, run) as group:
         run.set_status("starting")
@@ -198,7 +213,7 @@ def _train(plan: Plan, run: Run, steps: int, console: Console) -> None:
         if group.by_areal:
             group.start_trainers()
         group.start_servers()
-        with LiveView(run, steps, console) as view:
+        with LiveView(run, console) as view:
             while True:
                 try:
                     if not group.running():
@@ -263,8 +278,19 @@ def _finish(plan: Plan, run: Run, console: Console) -> None:
             "that is wrong more often than right, and GRPO saw only whether final answers were right. Other problems "
             "than generated ones are far beyond a model this small.",
         )
-    _say(console, f"{seconds:.0f} s. Curves: {picture}  Checkpoint: {run.checkpoints / 'last'}")
+    report = f"Report: {_report(run)}  " if plan.get("report") else ""
+    _say(console, f"{seconds:.0f} s. {report}Curves: {picture}  Checkpoint: {run.checkpoints / 'last'}")
     _say(
         console,
         f"Next: look at {run.samples(result['steps'])}, or run ./run train seed={facts['seed'] + 1}",
     )
+
+
+def _report(run: Run) -> str:
+    """Write report.html and return its path; or one line on why there is none, for the run itself is done."""
+    try:
+        from areal_gsm8k.report import page
+
+        return str(page.write([run.root], run.report))
+    except Exception as failure:  # noqa: BLE001 - whatever it is, training has succeeded
+        return escape(f"none ({type(failure).__name__}: {' '.join(str(failure).split())})")

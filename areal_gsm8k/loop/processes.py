@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from areal_gsm8k.children import Child, ChildDied
 from areal_gsm8k.loop.config import PROJECT, Plan
-from areal_gsm8k.runs import FINISHED, REFUSED, STOPPED, Run, append_lines
+from areal_gsm8k.runs import ENDED, Run, append_lines
 from areal_gsm8k.serve.process import ServerProcess
 
 SCRIPT = PROJECT / "train_grpo.py"
@@ -109,7 +109,7 @@ class RunProcesses:
         """False once every trainer has ended well. Raises ChildDied when anything ended otherwise for good."""
         unfinished = [trainer for trainer in self.trainers if trainer.exit_code() != 0]
         for trainer in unfinished:
-            if self.by_areal and trainer.exit_code() and self.run.status().get("phase") in (FINISHED, REFUSED, STOPPED):
+            if self.by_areal and trainer.exit_code() and self.run.status().get("phase") in ENDED:
                 return False  # AReaL's launcher ends with an error also after a trainer that ended well
             trainer.check()
         if unfinished:

@@ -4,6 +4,7 @@ The configuration is the run's own config.yaml; only what does not change what i
 does the rest: it starts from the newest recovery point it finds (areal_gsm8k/loop/recoverable.py).
 """
 
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -12,9 +13,13 @@ from areal_gsm8k import recovery, tiny
 from areal_gsm8k.loop import allocation, config, tracking
 from areal_gsm8k.loop.config import Plan
 from areal_gsm8k.loop.schema import ConfigError, check_keys
+from areal_gsm8k.loop.settings import CollapseSettings, Settings
 from areal_gsm8k.runs import Run
 
-CHANGEABLE = ("total_train_steps", "hang_seconds", "max_failures", "stats_logger.wandb.mode", *config.SECRETS)
+CHANGEABLE = (
+    "total_train_steps", "hang_seconds", "max_failures", "expected_band",
+    *(f"collapse.{field.name}" for field in fields(CollapseSettings)), "stats_logger.wandb.mode", *config.SECRETS,
+)  # fmt: skip
 
 
 def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
@@ -22,7 +27,7 @@ def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
     run = Run(folder)
     if not run.config.exists():
         raise ConfigError(f"--resume {folder}: no run there (no config.yaml).{_nearby(folder)}")
-    stored = OmegaConf.load(run.config)
+    stored = OmegaConf.merge(asdict(Settings()), OmegaConf.load(run.config))  # keys that a run of old did not have
     changes = config.read_overrides(overrides)
     for key in _leaves(OmegaConf.to_container(changes)):
         if key not in CHANGEABLE:

@@ -52,12 +52,33 @@ class EmbeddedSettings:
 
 
 @dataclass
+class CollapseSettings:
+    """When a run counts as collapsing (areal_gsm8k/verdict.py, docs/verdict.md), and whether it then goes on."""
+
+    stop: bool = _explained(
+        False, "Stop after the step at which the run is found collapsing; best, last and a recovery point are kept."
+    )
+    reward: float = _explained(
+        0.5, "The smoothed reward is below this share of its best, both counted from the lowest reward there can be."
+    )
+    entropy: float = _explained(5.0, "The smoothed entropy is so many times what it was in the first steps.")
+    truncated: float = _explained(0.5, "So large a share of completions is cut off, and few were when the run began.")
+    logprob_drift: float = _explained(
+        0.5, "Rollout and trainer logprobs differ by so many nats a token: the rollouts are of another policy."
+    )
+
+
+@dataclass
 class Settings:
     runs_dir: str = _explained("runs", "Every run gets the folder <runs_dir>/<experiment_name>/<trial_name>.")
     answer_format: str = _explained("boxed", "How the model is asked to answer: boxed, tags or hash.")
     system_prompt: str | None = _explained(None, "System message before every question; null for none.")
     data: DataSettings = _explained(DataSettings, "How many rows are used.")
     reward: RewardSettings = _explained(RewardSettings, "What a completion is paid.")
+    expected_band: str | None = _explained(
+        None, "What the recipe's reward usually looks like: a file of `gsm8k band`, relative to the project."
+    )
+    collapse: CollapseSettings = _explained(CollapseSettings, "When a run counts as collapsing, and is stopped.")
     embedded: EmbeddedSettings = _explained(
         EmbeddedSettings, "The embedded rollout server, used by `embedded` allocations."
     )
@@ -71,6 +92,7 @@ class Settings:
         "actor.kl_ctl above 0 it is kept anyway, and the KL taken from the reward.",
     )
     preflight: bool = _explained(True, "Sample 32 training prompts before step 1; no signal at all: do not start.")
+    report: bool = _explained(True, "Write report.html when the run is done, as `gsm8k report` does at any time.")
     hang_seconds: int = _explained(
         1800, "Stop the run, with the stacks of its processes, when its phase has not changed for this many seconds."
     )

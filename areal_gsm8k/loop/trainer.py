@@ -16,7 +16,7 @@ from areal import PPOTrainer
 from areal.api import SaveLoadMeta
 from areal.utils import stats_tracker
 
-from areal_gsm8k import checkpoints, preflight
+from areal_gsm8k import checkpoints, preflight, verdict
 from areal_gsm8k.loop import controller, rollouts
 from areal_gsm8k.loop.actor import PackedActor
 from areal_gsm8k.loop.batch_rows import evaluation_metrics, step_metrics
@@ -24,11 +24,15 @@ from areal_gsm8k.loop.prompt_stream import PromptStream
 from areal_gsm8k.loop.recoverable import Recoverable
 from areal_gsm8k.loop.run_config import RunConfig
 from areal_gsm8k.records import RecordReader
-from areal_gsm8k.runs import FINISHED, REFUSED, STOPPED, append_lines, to_lines, write_atomically
+from areal_gsm8k.runs import COLLAPSED, FINISHED, REFUSED, STOPPED, append_lines, to_lines, write_atomically
 
 
-class StopRequested(Exception):
-    """The launcher asked for an end after the step at hand; that step is done and saved."""
+class StopAfterStep(Exception):
+    """The run ends after the step just done, which is saved: asked for (STOPPED), or found collapsing (COLLAPSED)."""
+
+    def __init__(self, phase: str):
+        super().__init__(phase)
+        self.phase = phase
 
 
 class GSM8KTrainer(Recoverable, PPOTrainer):
@@ -61,9 +65,9 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         self._begin_step()
         try:
             super().train(**workflows)
-        except StopRequested:
+        except StopAfterStep as stop:
             self._save("last")
-            self._status(STOPPED, step=self.steps_done)
+            self._status(stop.phase, step=self.steps_done)
             return
         finally:
             self._flush_rejected()
@@ -132,13 +136,20 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         dist.barrier(group=self.actor.cpu_group)
 
     def _save_progress(self, end_of_epoch: bool) -> None:
-        """After a step is on file: the best model, and a recovery point when one is due. Raises StopRequested."""
+        """After a step is on file: the best model, and a recovery point when one is due. Raises StopAfterStep."""
         due = self.recover_handler.freq_ctl.check(epochs=int(end_of_epoch), steps=1)
-        stop = self._from_rank_0(self.run.stop_request.exists())
+        stop = self._from_rank_0(self._stop_as() if self.rank == 0 else None)
         if self._save_if_best() or due or stop:
             self._save_recovery_point()
         if stop:
-            raise StopRequested
+            raise StopAfterStep(stop)
+
+    def _stop_as(self) -> str | None:
+        """The phase to end in after this step; None to go on."""
+        if self.run.stop_request.exists():
+            return STOPPED
+        collapsing = self.config.collapse.stop and verdict.of_run(self.run).state == verdict.COLLAPSING
+        return COLLAPSED if collapsing else None
 
     def _write_samples(self, step: int, consumed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Join this step's tensors with the records the workflows wrote, and write them as one file."""

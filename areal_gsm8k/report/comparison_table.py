@@ -42,8 +42,8 @@ def table(compared: dict) -> Group:
         for at in columns:
             view.add_column(HEADERS[at], justify="right" if at else "left", overflow="fold")
         for model in models:
-            cells = _cells(model)
-            view.add_row(*(Text("\n".join(cells[at])) for at in columns))
+            lines = cells(model)
+            view.add_row(*(Text("\n".join(lines[at])) for at in columns))
         tables += [view] if models else []
     return Group(*tables, *map(Text, (EXPLANATION, *compared["notes"])))
 
@@ -51,7 +51,7 @@ def table(compared: dict) -> Group:
 def markdown(compared: dict) -> str:
     """The same table for a README or a report."""
     lines = [f"**{title(compared)}**", "", _row(HEADERS), _row(["---", *["---:"] * (len(HEADERS) - 1)])]
-    lines += [_row("<br>".join(lines).replace("|", r"\|") for lines in _cells(model)) for model in compared["models"]]
+    lines += [_row("<br>".join(lines).replace("|", r"\|") for lines in cells(model)) for model in compared["models"]]
     return "\n".join([*lines, "", EXPLANATION, *(f"\n{note}" for note in compared["notes"])]) + "\n"
 
 
@@ -126,7 +126,7 @@ def _error_bars(figures: list[dict], centre: str) -> list[list[float]]:
     ]
 
 
-def _cells(model: dict) -> list[list[str]]:
+def cells(model: dict) -> list[list[str]]:
     """A model's row: the lines of each cell."""
     seconds, tokens = model["training_seconds"], model["completion_tokens"]
     cells = [

@@ -1,4 +1,8 @@
-"""The live view of a run: redrawn in a terminal, plain lines elsewhere. It only reads the run directory."""
+"""The live view of a run: redrawn in a terminal, plain lines elsewhere. It only reads the run directory.
+
+with LiveView(run, console) as view:      # what `./run train` shows, and `gsm8k watch` from another shell
+    view.update()                         # a few times a second
+"""
 
 import time
 
@@ -6,30 +10,31 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from areal_gsm8k import preflight
-from areal_gsm8k.runs import Run, read_lines
+from areal_gsm8k.report.followed import RECENT, Followed, clock
+from areal_gsm8k.runs import Run
+from areal_gsm8k.verdict import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, Verdict, cause_line
 
 PHASES = ("time/rollout", "time/logprobs", "time/train", "time/update_weights", "time/eval")
-RECENT = 10  # steps averaged for the reward
+STYLES = {TOO_EARLY: "dim", ON_TRACK: "green", SLOW: "yellow", FLAT: "yellow", COLLAPSING: "bold red"}
 
 
 class LiveView:
-    """Follows metrics.jsonl and status.json; call `update()` a few times a second."""
+    """Follows one run; what it had written before the view was made is taken in, and in plain lines not said again."""
 
-    def __init__(self, run: Run, total_steps: int, console: Console):
-        self.run, self.total_steps, self.console = run, total_steps, console
-        self.rows: list[dict] = []
-        self._offset = 0
-        _, self._restarts_offset = read_lines(run.restarts)
-        self._dev: list[tuple[int, float]] = []
+    def __init__(self, run: Run, console: Console):
+        self.run, self.console = run, console
+        self.followed = Followed(run)
         self._phase = ""
         self._preflight_shown = run.preflight.exists()
         self._started = False  # whether a row was shown; until then every phase is
         self._progress = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._task = self._progress.add_task("starting", total=total_steps)
+        self._task = self._progress.add_task("starting", total=None)
+        self.followed.read()
+        self._state = self.followed.verdict.state  # the one last said
         self._live = Live(self._render(), console=console, refresh_per_second=4) if console.is_terminal else None
-        self._read()  # a resumed run's rows so far, which were shown when they were new
 
     def __enter__(self) -> "LiveView":
         if self._live:
@@ -46,55 +51,61 @@ class LiveView:
         if not self._preflight_shown and (found := self.run.read_preflight()):
             self._preflight_shown = True
             self.console.print(preflight.line(found), highlight=False, soft_wrap=True)
-        new = self._read()
+        new = self.followed.read()
         self._started = self._started or bool(new)
-        for row in new:
-            if not self._live:
-                self.console.print(self._line(row), highlight=False, soft_wrap=True)
-        restarts, self._restarts_offset = read_lines(self.run.restarts, self._restarts_offset)
-        for row in restarts:
+        for row in new if not self._live else ():
+            self.console.print(self._line(row), highlight=False, soft_wrap=True)
+        for row in self.followed.restarts():
             self.console.print(_restart(row), style="yellow", highlight=False, soft_wrap=True)
-        phase = self.run.status().get("phase", "starting")
+        phase = self.followed.phase
         if self._live:
-            self._progress.update(self._task, completed=self.rows[-1]["step"] if self.rows else 0, description=phase)
+            done, steps = self.followed.step, self.followed.steps
+            self._progress.update(self._task, completed=done, total=steps, description=phase)
             self._live.update(self._render())
-        elif phase != self._phase and not self._started:
-            self.console.print(f"{time.strftime('%H:%M:%S')} {phase}", highlight=False)
+        else:
+            self._say_changes(phase)
         self._phase = phase
 
-    def _read(self) -> list[dict]:
-        new, self._offset = read_lines(self.run.metrics, self._offset)
-        self.rows += [row for row in new if "reward" in row]
-        self._dev += [(row["step"], row["dev/accuracy"]) for row in new if row.get("dev/accuracy") is not None]
-        return new
+    def say_where_it_stands(self) -> None:
+        """In plain lines: the last step and the state so far, for who comes late."""
+        self._started = self.run.in_a_step()
+        if self.followed.rows and not self._live:
+            self.console.print(self._line(self.followed.rows[-1]), highlight=False, soft_wrap=True)
+            self._say_state()
 
-    def seconds_left(self) -> float | None:
-        """Estimated seconds to the last step, from all so far (evaluations included)."""
-        if not self.rows:
-            return None
-        seconds = [row["time/step"] for row in self.rows]
-        return (self.total_steps - self.rows[-1]["step"]) * sum(seconds) / len(seconds)
+    def _say_changes(self, phase: str) -> None:
+        """Plain lines: another phase on the way to the first step, and another state after it."""
+        if phase != self._phase and not self._started:
+            self.console.print(f"{time.strftime('%H:%M:%S')} {phase}", highlight=False)
+        if self.followed.verdict.state != self._state:
+            self._say_state()
+
+    def _say_state(self) -> None:
+        verdict = self.followed.verdict
+        self._state = verdict.state
+        self.console.print(Text(verdict.line(), style=STYLES[verdict.state]), soft_wrap=True)
+        for cause in verdict.causes[:1]:
+            self.console.print(Text(f"  likely: {cause_line(cause)}"), soft_wrap=True)
 
     def _line(self, row: dict) -> str:
+        of = f"step {row['step']}/{self.followed.steps or '?'}"
         if "reward" not in row:
-            return f"step {row['step']}/{self.total_steps}  dev accuracy {row['dev/accuracy']:.1%} of {row['dev/n']}"
+            return f"{of}  dev accuracy {row['dev/accuracy']:.1%} of {row['dev/n']}"
         dev = f"  dev {row['dev/accuracy']:.1%}" if row.get("dev/accuracy") is not None else ""
-        left = self.seconds_left()
         return (
-            f"step {row['step']}/{self.total_steps}  reward {row['reward']:.3f}  "
+            f"{of}  reward {row['reward']:.3f}  "
             f"no signal {row['groups_without_signal']:.0%}  truncated {row['truncated']:.0%}  "
             f"staleness {row['staleness']:.1f}  {row['tokens_per_second']:.0f} tokens/s  {row['time/step']:.2f} s"
-            f"{dev}  {_clock(left)} left"
+            f"{dev}  {clock(self.followed.seconds_left())} left"
         )
 
     def _render(self) -> Group:
-        view = Table.grid(padding=(0, 3))
-        if self.rows:
-            row = self.rows[-1]
-            mean = sum(r["reward"] for r in self.rows[-RECENT:]) / len(self.rows[-RECENT:])
+        view, followed = Table.grid(padding=(0, 3)), self.followed
+        if followed.rows:
+            row = followed.rows[-1]
             view.add_row(
                 "reward",
-                f"{row['reward']:.3f}  (last {RECENT}: {mean:.3f})",
+                f"{row['reward']:.3f}  (last {RECENT}: {followed.reward():.3f})",
                 "tokens/s",
                 f"{row['tokens_per_second']:.0f}",
             )
@@ -107,11 +118,17 @@ class LiveView:
                 f"{name.removeprefix('time/')} {row[name]:.2f}" for name in PHASES if row.get(name) is not None
             )
             view.add_row("seconds a step", f"{row['time/step']:.2f}", "of which", spent)
-            view.add_row("time left", _clock(self.seconds_left()), "", "")
-        if self._dev:
-            trail = "  ".join(f"{accuracy:.1%} @{step}" for step, accuracy in self._dev[-6:])
+            view.add_row("time left", clock(followed.seconds_left()), "", "")
+        if followed.dev:
+            trail = "  ".join(f"{accuracy:.1%} @{step}" for step, accuracy in followed.dev[-6:])
             view.add_row("dev accuracy", trail, "", "")
-        return Group(self._progress, view)
+        return Group(self._progress, view, _state(followed.verdict))
+
+
+def _state(verdict: Verdict) -> Group:
+    """The state line, and the likeliest causes under it."""
+    causes = (Text(f"  likely: {cause_line(cause)}") for cause in verdict.causes[:2])
+    return Group(Text(verdict.line(), style=STYLES[verdict.state]), *causes)
 
 
 def _restart(row: dict) -> str:
@@ -119,9 +136,3 @@ def _restart(row: dict) -> str:
         f"rollout server {row['server']} {row['ended']}; restart {row['restart']} of {row['bound']} with "
         f"{row['weights']}. Its log: {row['log']}"
     )
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
