@@ -1,35 +1,12 @@
-"""A GRPO run as it lies on disk, made up: what the report's tests read. No model is involved."""
+"""GRPO runs as they lie on disk, made up, and their page taken apart: what the tests of the report share."""
 
 import json
 import random
-import sys
-from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
+from areal_gsm8k.report import page
 from areal_gsm8k.runs import Run, append_lines, to_lines, write_atomically
-
-try:
-    import areal_gsm8k.verdict  # noqa: F401
-except ImportError:  # being written elsewhere: as much of it as the report reads
-
-    @dataclass(frozen=True)
-    class Verdict:
-        state: str
-        step: int
-        summary: str
-        causes: list
-
-    def stub(name: str, **names) -> None:
-        import areal_gsm8k
-
-        module = ModuleType(f"areal_gsm8k.{name}")
-        module.__dict__.update(names)
-        sys.modules[module.__name__] = module
-        setattr(areal_gsm8k, name, module)
-
-    stub("verdict", Verdict=Verdict, of_run=lambda run: Verdict("too early", 0, "nothing to judge yet", []))
-    stub("band", Band=object, band_of=lambda run: None)
 
 CONFIG = """
 answer_format: hash
@@ -44,6 +21,12 @@ reward: {accuracy: 1.0, shuffled: false}
 seed: 1
 stats_logger: {wandb: {mode: disabled, wandb_api_key: sk-very-secret}}
 """
+PAYLOADS = (
+    '</script><script>document.title="owned"</script>',
+    '<img src=x onerror=document.title="owned">',
+    "{{7*7}}{% raw %}",
+    "a\u2028b\u2029c]]>-->",
+)
 TEXT = "She sells the remaining eggs at 2 dollars each so we multiply and then add what is left over from the day"
 
 
@@ -123,8 +106,57 @@ def make_run(root: Path, steps: int = 4, evaluated: dict[int, str] | None = None
     return run
 
 
+def make_hostile_run(root: Path) -> Run:
+    """A run in which every text that others wrote is a payload, its name too."""
+    run = make_run(root / PAYLOADS[0].replace("/", "_"), steps=1, model=" ".join(PAYLOADS))
+    rows = [sample(1, 0, at, question=PAYLOADS[at], completion=PAYLOADS[at], extracted=PAYLOADS[at]) for at in range(4)]
+    write_atomically(run.samples(1), to_lines(rows))
+    for step, right in ((0, "RWWW"), (1, "WRRW")):
+        rows = [row | {"completion": PAYLOADS[at], "question": PAYLOADS[at]} for at, row in enumerate(dev_rows(right))]
+        write_atomically(run.evaluation(step), to_lines(rows))
+    return run
+
+
 def long_text(chance: random.Random, words: int = 160) -> str:
     """As compressible as a worked solution: common words, other numbers each time."""
     common = TEXT.split()
     drawn = (chance.choice(common) if chance.random() < 0.8 else str(chance.randrange(1000)) for _ in range(words))
     return " ".join(drawn)
+
+
+class Parsed(HTMLParser):
+    """Scripts, ids, attributes and visible text of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.scripts, self.ids, self.attributes, self.text, self.stack = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.stack.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag == "script":
+            self.scripts.append([dict(attrs), ""])
+
+    def handle_endtag(self, tag):
+        while self.stack and self.stack.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] == "script":
+            self.scripts[-1][1] += data
+        elif not (self.stack and self.stack[-1] == "style"):
+            self.text.append(data)
+
+    def said(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    def data(self) -> dict:
+        return json.loads(next(code for attributes, code in self.scripts if attributes.get("id") == "data"))
+
+
+def parsed(*runs: Run, out: Path | None = None) -> Parsed:
+    out = out or runs[0].report
+    page.write([run.root for run in runs], out)
+    return Parsed(out.read_text(encoding="utf-8"))

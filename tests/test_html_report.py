@@ -1,4 +1,4 @@
-"""`gsm8k report` without a browser: what is in the file, what is not, and runs that are hardly there."""
+"""`gsm8k report` without a browser: what is in the file, and what is not."""
 
 import base64
 import gzip
@@ -6,29 +6,30 @@ import hashlib
 import json
 import random
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from reported_run import CONFIG, dev_rows, long_text, make_run, metrics, sample
-from typer.testing import CliRunner
+from reported_run import (
+    CONFIG,
+    PAYLOADS,
+    Parsed,
+    dev_rows,
+    long_text,
+    make_hostile_run,
+    make_run,
+    metrics,
+    parsed,
+    sample,
+)
 
-from areal_gsm8k.cli import app
 from areal_gsm8k.environment import PROJECT
 from areal_gsm8k.report import page
 from areal_gsm8k.report.page import chart_list, evaluations, facts, figures, packed
-from areal_gsm8k.runs import Run, RunError, append_lines, to_lines, write_atomically
+from areal_gsm8k.runs import append_lines, to_lines, write_atomically
 
 SECTIONS = [
     "summary", "curves", "comparison", "evaluations", "gain", "flips", "samples", "configuration",
 ]  # fmt: skip
 CHARTS = ("reward", "kl", "loss", "seconds")
-PAYLOADS = (
-    '</script><script>document.title="owned"</script>',
-    '<img src=x onerror=document.title="owned">',
-    "{{7*7}}{% raw %}",
-    "a\u2028b\u2029c]]>-->",
-)
 CARD = {
     "model": "m", "checkpoint": "checkpoints/best", "model_checksum": "c", "data": "generated", "split": "dev",
     "subset": None, "n": 400, "data_checksum": "d", "answer_format": "hash", "system_prompt": None, "prompt_hash": "p",
@@ -39,44 +40,6 @@ CARD = {
     "completion_tokens": 20.0, "mean_at_k": 0.84, "pass_at_k": {"1": 0.84}, "intervals": {"accuracy": [0.8, 0.87]},
     "test_openings": None,
 }  # fmt: skip
-
-
-class Parsed(HTMLParser):
-    """Scripts, ids, attributes and visible text of a page."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.scripts, self.ids, self.attributes, self.text, self.stack = [], [], [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.stack.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag == "script":
-            self.scripts.append([dict(attrs), ""])
-
-    def handle_endtag(self, tag):
-        while self.stack and self.stack.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if self.stack and self.stack[-1] == "script":
-            self.scripts[-1][1] += data
-        elif not (self.stack and self.stack[-1] == "style"):
-            self.text.append(data)
-
-    def said(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-    def data(self) -> dict:
-        return json.loads(next(code for attributes, code in self.scripts if attributes.get("id") == "data"))
-
-
-def parsed(*runs: Run, out: Path | None = None) -> Parsed:
-    out = out or runs[0].report
-    page.write([run.root for run in runs], out)
-    return Parsed(out.read_text(encoding="utf-8"))
 
 
 def unpack(text: str):
@@ -105,7 +68,7 @@ def test_a_run_is_told_in_order(run):
     said = found.said()
     for expected in (
         "e/t", "a/model", "./run train seed=1", "./run train --resume r", "after step 2",
-        "accuracy 25.0% [4.6, 69.9] 50.0% [15.0, 85.0] +25.0 points", "questions gained / lost 2 / 1",
+        "accuracy 25.0% [4.6, 69.9] 50.0% [15.0, 85.0] +25.0 strict", "questions gained / lost 2 / 1",
         "From e/t, start to e/t, step 4: 2 gained, 1 lost, 0 right and 1 wrong both times.",
         "McNemar's exact test: p = 1.0000", "2 questions x 4 completions", "Python 3.11.2", "torch 2.9",
         "Near 0 whatever is learned", "To measure it: kl_reference=true", "answer_format: hash",
@@ -130,7 +93,7 @@ def test_samples_are_there_by_step_and_group(run):
 def test_every_metric_that_is_drawn_exists():
     named = re.findall(r"^\| `([^`]+)` \|", (PROJECT / "docs" / "metrics.md").read_text(), flags=re.MULTILINE)
     drawn = {series.key for chart in chart_list.CHARTS for series in chart.series}
-    assert drawn - set(named) <= {"kl", "time/reference"}
+    assert drawn <= set(named)
 
 
 def test_a_chart_leaves_gaps_where_nothing_was_measured():
@@ -196,20 +159,8 @@ def test_secrets_are_masked_and_nothing_else_is():
 # What is not in it
 
 
-@pytest.fixture
-def hostile(tmp_path):
-    """Every text that others wrote is a payload."""
-    name = PAYLOADS[0].replace("/", "_") + "@x $y"
-    run = make_run(tmp_path / PAYLOADS[1] / name, model=" ".join(PAYLOADS))
-    rows = [sample(1, 0, at, question=PAYLOADS[at], completion=PAYLOADS[at], extracted=PAYLOADS[at]) for at in range(4)]
-    write_atomically(run.samples(1), to_lines(rows))
-    for step, right in ((0, "RWWW"), (4, "WRRW")):
-        rows = [row | {"completion": PAYLOADS[at], "question": PAYLOADS[at]} for at, row in enumerate(dev_rows(right))]
-        write_atomically(run.evaluation(step), to_lines(rows))
-    return run
-
-
-def test_what_others_wrote_stays_text(hostile, tmp_path):
+def test_what_others_wrote_stays_text(tmp_path):
+    hostile = make_hostile_run(tmp_path / f"{PAYLOADS[1]}@x $y")
     plain = parsed(make_run(tmp_path / "plain" / "t"))
     both = make_run(tmp_path / "other" / "t")
     for found in (parsed(hostile), parsed(hostile, both, out=tmp_path / "two.html")):
@@ -262,110 +213,3 @@ def test_steps_too_large_to_fit_are_left_out():
     assert packed.fitting([1, 2, 3], lambda step: "x" * 10, 25) == {1: "x" * 10, 3: "x" * 10}
     assert packed.fitting([1, 2, 3], lambda step: "x" * 10, 9) == {}
     assert packed.fitting([], lambda step: "", 9) == {}
-
-
-# Runs that are hardly there
-
-
-def only_preflight(run: Run) -> None:
-    for path in (run.metrics, *run.evaluation(0).parent.iterdir(), *run.samples(1).parent.iterdir()):
-        path.unlink()
-    rates = {"prompts": 1, "samples": 8, "errors": 0, "signal": 0.0, "accuracy": 0.0, "accuracy_strict": 0.0}
-    rates |= {"format_rate": 0.0, "truncated": 1.0, "refusal": "In no group did two rewards differ"}
-    write_atomically(run.preflight, json.dumps(rates))
-
-
-def no_evaluation(run: Run) -> None:
-    for file in run.evaluation(0).parent.iterdir():
-        file.unlink()
-    write_atomically(run.metrics, to_lines(metrics(step) for step in range(1, 5)))
-
-
-def torn_line(run: Run) -> None:
-    with run.metrics.open("a") as out:
-        out.write('{"step": 5, "rew')
-
-
-def nulls(run: Run) -> None:
-    row = dict.fromkeys(metrics(5)) | {"step": 5, "reward": 0.5, "dev/accuracy": None, "loss": float("nan")}
-    append_lines(run.metrics, [row])
-
-
-def no_samples(run: Run) -> None:
-    run.samples(2).unlink()
-
-
-def no_configuration(run: Run) -> None:
-    run.config.unlink()
-
-
-def nothing_but_the_configuration(run: Run) -> None:
-    for path in (run.metrics, run.launches, run.status_file):
-        path.unlink()
-    for folder in (run.evaluation(0).parent, run.samples(0).parent):
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-
-
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (only_preflight, "In no group did two rewards differ"),
-        (no_evaluation, "holds no evaluation yet"),
-        (torn_line, "steps 4"),
-        (nulls, "steps 5"),
-        (no_samples, "steps 4"),
-        (no_configuration, "has no config.yaml"),
-        (nothing_but_the_configuration, "never started"),
-    ],
-)
-def test_runs_that_are_hardly_there(run, damage, expected):
-    damage(run)
-    assert expected in parsed(run).said()
-
-
-def test_a_run_of_one_step(tmp_path):
-    found = parsed(make_run(tmp_path / "e" / "t", steps=1))
-    assert list(found.data()["samples"][0]) == ["1"] and "steps 1" in found.said()
-
-
-def test_a_damaged_file_is_named(run):
-    write_atomically(run.metrics, '{"step": 1}\n{"step"\n{"step": 2}\n')
-    with pytest.raises(RunError, match="cannot be read .*mend or remove"):
-        page.write([run.root], run.report)
-
-
-# The command
-
-
-def test_the_command_prints_where_the_file_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs = [str(make_run(tmp_path / "runs" / "e" / name).root) for name in "ab"]
-    for arguments, file in (
-        ([runs[0]], Path(runs[0]) / "report.html"),
-        (runs, tmp_path / "runs" / "report.html"),
-        ([*runs, "--out", "x/y.html"], tmp_path / "x" / "y.html"),
-    ):
-        result = CliRunner().invoke(app, ["report", *arguments])
-        assert (result.exit_code, result.output.strip()) == (0, str(file))
-        assert file.is_file()
-
-
-def test_the_command_says_what_is_no_run(run):
-    for folder, message in [
-        (run.root.parents[1], f"holds no run, neither config.yaml nor metrics.jsonl. Give the directory of a GRPO run, "
-         f"such as {run.root}."),
-        (run.root.parent / "typo", f"no such folder. Give the directory of a GRPO run, such as {run.root}."),
-    ]:  # fmt: skip
-        result = CliRunner(env={"COLUMNS": "500"}).invoke(app, ["report", str(folder)])
-        assert result.exit_code == 1 and message in result.output
-        assert not (folder / "report.html").exists()
-
-
-def test_a_report_that_cannot_be_written_does_not_fail_a_run(run, monkeypatch):
-    from areal_gsm8k.loop import launch
-
-    assert launch._report(run) == str(run.report) and run.report.is_file()
-    monkeypatch.setattr(page, "write", lambda *_: 1 / 0)
-    assert launch._report(run) == "none (ZeroDivisionError: division by zero)"

@@ -11,8 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from reported_run import dev_rows, make_run, sample
-from test_html_report import PAYLOADS
+from reported_run import PAYLOADS, make_hostile_run, make_run
 
 from areal_gsm8k.report import page
 from areal_gsm8k.report.page.chart_list import CHARTS
@@ -27,19 +26,18 @@ const text = (selector) => [...document.querySelectorAll(selector)].map((found) 
 const until = async (ready) => { while (!ready()) await new Promise((again) => setTimeout(again, 20)); };
 (async () => {
   await until(() => document.documentElement.dataset.charts && document.querySelector("#sample-list .row"));
-  const seen = await (async () => { BODY })();
-  const left = document.createElement("pre");
-  left.id = "probe";
-  left.textContent = JSON.stringify(seen);
-  document.body.append(left);
+  parent.postMessage(JSON.stringify(await (async () => { BODY })()), "*");
 })();
 </script>"""
+# The window is never narrower than 500 pixels, a frame can be.
+FRAME = """<!doctype html><iframe src="SOURCE" width="WIDTH" height="900"></iframe><pre id="probe"></pre>
+<script>onmessage = ({ data }) => { document.getElementById("probe").textContent = data; };</script>"""
 
 
-def dom(file: Path, folder: Path, fragment: str = "", width: int = 1400) -> str:
+def dom(file: Path, folder: Path, fragment: str = "") -> str:
     """The page as it is after its scripts have run."""
     shown = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900",
+        [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1440,900",
          "--virtual-time-budget=20000", "--dump-dom", f"{file.as_uri()}{fragment}"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
@@ -47,12 +45,13 @@ def dom(file: Path, folder: Path, fragment: str = "", width: int = 1400) -> str:
     return shown.stdout
 
 
-def probe(file: Path, folder: Path, body: str, **how):
-    """What a script saw in the page; `body` is its JavaScript, with a return."""
-    copy = folder / "probed.html"
+def probe(file: Path, folder: Path, body: str, fragment: str = "", width: int = 1400):
+    """What a script saw in the page, in a frame of that width; `body` is its JavaScript, with a return."""
+    copy, frame = folder / "probed.html", folder / "frame.html"
+    frame.write_text(FRAME.replace("SOURCE", html.escape(copy.name + fragment)).replace("WIDTH", str(width)))
     text = POLICY.sub("", file.read_text(encoding="utf-8"), count=1)
     copy.write_text(text.replace("</body>", PROBE.replace("BODY", body) + "</body>"), encoding="utf-8")
-    found = re.search(r'<pre id="probe">(.*?)</pre>', dom(copy, folder, **how), re.DOTALL)
+    found = re.search(r'<pre id="probe">(.+?)</pre>', dom(frame, folder), re.DOTALL)
     assert found, "the probe did not come to its end"
     return json.loads(html.unescape(found.group(1)))
 
@@ -69,14 +68,7 @@ def reported(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
-    """The page of a run in which every text that others wrote is a payload."""
-    folder = tmp_path_factory.mktemp("hostile")
-    run = make_run(folder / "e" / PAYLOADS[0].replace("/", "_"), steps=1, model=" ".join(PAYLOADS))
-    rows = [sample(1, 0, at, question=PAYLOADS[at], completion=PAYLOADS[at], extracted=PAYLOADS[at]) for at in range(4)]
-    write_atomically(run.samples(1), to_lines(rows))
-    for step, right in ((0, "RWWW"), (1, "WRRW")):
-        rows = [row | {"completion": PAYLOADS[at], "question": PAYLOADS[at]} for at, row in enumerate(dev_rows(right))]
-        write_atomically(run.evaluation(step), to_lines(rows))
+    run = make_hostile_run(tmp_path_factory.mktemp("hostile") / "e")
     return page.write([run.root], run.report)
 
 

@@ -56,13 +56,13 @@ def _curves(axis, rows: list[dict], names: dict[str, str], title: str, smooth: b
         x, y = zip(*points, strict=True)
         (line,) = axis.plot(x, y, alpha=0.25 if smooth else 1.0, label=None if smooth else label)
         if smooth:
-            axis.plot(x, running_mean(y), color=line.get_color(), label=label)
+            axis.plot(x, _running_mean(y), color=line.get_color(), label=label)
     axis.set(title=title, xlabel="step")
     if axis.lines:
         axis.legend(fontsize="small")
 
 
-def running_mean(values: Sequence[float]) -> list[float]:
+def _running_mean(values: Sequence[float]) -> list[float]:
     """Exponential mean of at least one value, from the first on."""
     mean, smoothed = values[0], []
     for value in values:

@@ -166,7 +166,7 @@ def _before_after(run: Run) -> list[tuple[str, str, str, str]]:
         if key == "accuracy":
             bounds = [found[f"interval_{when}"] for when in ("before", "after")]
             shown = [f"{rate:.1%}\n{_bounds(*pair)}" for rate, pair in zip(rates, bounds, strict=True)]
-        rows.append((label, *shown, f"{100 * (rates[1] - rates[0]):+.1f} points"))
+        rows.append((label, *shown, f"{100 * (rates[1] - rates[0]):+.1f}"))
     split = found["gain_split"]
     made_of = f"arithmetic {100 * split['arithmetic']:+.1f}, format {100 * split['format']:+.1f}"
     rows.append(("strict gain is", "", "", made_of))

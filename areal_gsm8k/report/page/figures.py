@@ -16,8 +16,8 @@ from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, NumeralTick
 from bokeh.plotting import figure
 from bokeh.settings import settings
 
+from areal_gsm8k.course import smooth
 from areal_gsm8k.report.page.chart_list import Chart, Series
-from areal_gsm8k.report.plots import running_mean
 from areal_gsm8k.statistics import wilson_interval
 
 # After Okabe and Ito's colours for every kind of colour vision, of a lightness that is seen on white and on black.
@@ -130,10 +130,10 @@ def _curves_of(chart: Chart, key: str, rows: list[dict]) -> dict[str, list[float
     """The values of one metric in rows that all have it, and what is drawn with them, by the ending of its name."""
     values = [float(row[key]) for row in rows]
     if chart.stacked:
-        return {"": running_mean(values)}
+        return {"": smooth(values)}
     curves = {"": values}
     if chart.smooth and len(values) > FEW:
-        curves["_mean"] = running_mean(values)
+        curves["_mean"] = smooth(values)
     if key == "dev/accuracy":
         bounds = [wilson_interval(round(row[key] * row["dev/n"]), row["dev/n"]) for row in rows]
         curves["_low"], curves["_high"] = map(list, zip(*bounds, strict=True))

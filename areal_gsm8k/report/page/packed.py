@@ -23,11 +23,6 @@ OF_A_SAMPLE = (
 )  # fmt: skip
 
 
-def steps_with_samples(run: Run) -> list[int]:
-    """Steps whose samples are on file, in order."""
-    return sorted(int(file.stem.removeprefix("step_")) for file in run.samples(0).parent.glob("step_*.jsonl"))
-
-
 def samples(run: Run, step: int, rejected: Iterable[dict]) -> str:
     """One step packed: its groups, in order, then what was rejected during it, by question."""
     groups: dict[str, dict] = {}

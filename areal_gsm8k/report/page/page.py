@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from areal_gsm8k import samples
 from areal_gsm8k.gain_split import by_step
 from areal_gsm8k.report import comparison, comparison_table, graded
 from areal_gsm8k.report.flips import Flips, flips
@@ -55,7 +56,7 @@ def render(runs: list[Facts]) -> str:
     number = "one" if len(runs) == 1 else "several"
     drawn = [figures.draw(chart, curves) for chart in CHARTS if chart.only in (number, "any")]
     gain = figures.draw(GAIN, gains)
-    steps = [packed.steps_with_samples(run.run) for run in runs]
+    steps = [samples.steps(run.run) for run in runs]
     flip_packs = [packed.flips(found) if isinstance(found, Flips) else None for found in flipped]
     scripts = [figures.bokeh_js(), *((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)]
     context = {
@@ -83,8 +84,8 @@ def render(runs: list[Facts]) -> str:
     template = _template()
     frame = template.render(context | {"samples": [{} for _ in runs]})
     room = (LARGEST - len(frame.encode())) // len(runs)
-    samples = [_samples(run, there, room) for run, there in zip(runs, steps, strict=True)]
-    return template.render(context | {"samples": samples})
+    packs = [_samples(run, there, room) for run, there in zip(runs, steps, strict=True)]
+    return template.render(context | {"samples": packs})
 
 
 def _samples(run: Facts, steps: list[int], room: int) -> dict[int, str]:
