@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from areal_gsm8k.course import Course
+from areal_gsm8k.course import SURE, Course
 from areal_gsm8k.prompts import FORMATS
 
 ON_TRACK, TOO_EARLY, SLOW, FLAT, COLLAPSING = "on track", "too early", "slow", "flat", "collapsing"
@@ -62,6 +62,11 @@ class Case:
         """The band's learning rate, where it is another one."""
         return self.recorded.get("actor.optimizer.lr", (None, None))[0]
 
+    @property
+    def falling(self) -> bool:
+        """Whether the reward goes down: it collapses, is below its best, or its trend is."""
+        return self.state == COLLAPSING or bool(self.course.fallen_from()) or self.course.rise().z < -SURE
+
     def now(self, name: str) -> float:
         return self.course.now(name) or 0.0
 
@@ -110,8 +115,7 @@ def too_short(case: Case) -> Found | None:
 
 
 def rate_too_high(case: Case) -> Found | None:
-    falling = case.state == COLLAPSING or (case.state == FLAT and case.course.fallen_from())
-    if not falling or not case.rate:
+    if case.state not in (FLAT, COLLAPSING) or not case.falling or not case.rate:
         return None
     times = case.rate / (case.recorded_rate or case.rate)
     of_band = [f"{times:.3g} times the {case.recorded_rate:g} the band was recorded with"] if times >= TIMES else []
@@ -137,8 +141,7 @@ def _upheaval(case: Case) -> list[str]:
 
 
 def rate_too_low(case: Case) -> Found | None:
-    trying = case.state == SLOW or (case.state == FLAT and not case.course.fallen_from())
-    if not trying or not case.rate or case.now("groups_without_signal") > MOST:
+    if case.state not in (FLAT, SLOW) or case.falling or not case.rate or case.now("groups_without_signal") > MOST:
         return None
     lower = (case.recorded_rate or case.rate) / case.rate
     signs = [f"the band was recorded with {lower:.3g} times as much"] if lower >= TIMES else []

@@ -18,6 +18,7 @@ from areal_gsm8k.loop.settings import RewardSettings
 
 WINDOW = 20  # steps averaged into one smoothed value
 EARLIEST = 10  # steps before a reward is judged
+SURE = 2.5  # standard errors of a trend that is taken for one
 VERY_SURE = 4.0  # standard errors of a fall from the best of many values, the highest of which is high by luck
 FIRST = 5  # steps whose mean is called the start
 # Lowest and highest value of each part of the reward (areal_gsm8k/rewards.py); a user's own function is not known.

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from areal_gsm8k import band
 from areal_gsm8k.band import Band, BandError, Range
 from areal_gsm8k.causes import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, Case, Cause, likely
-from areal_gsm8k.course import EARLIEST, VERY_SURE, WINDOW, Course, Level
+from areal_gsm8k.course import EARLIEST, SURE, VERY_SURE, WINDOW, Course, Level
 from areal_gsm8k.loop.settings import CollapseSettings
 from areal_gsm8k.runs import Run
 
@@ -25,7 +25,6 @@ LOSS_NEAR_ZERO = (
     "policy has not yet moved from the one that sampled. Look at the reward."
 )
 UNDECIDED = 2 * WINDOW  # steps in which a run without a band may show no rise yet
-SURE = 2.5  # standard errors of a trend that is taken for one
 CEILING, SATURATED = 0.95, 0.9  # shares of the highest reward: at it, and at it when few groups have signal left
 FEW = 0.2  # of the groups
 UNSURE = 0.1  # nats a token: below it a policy is nearly always sure of the next one, however it began
