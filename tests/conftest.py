@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: a tiny untrained model on disk, and the recipe's start model for runs."""
 
 import os
+import sys
 from collections import Counter
 
 import pytest
@@ -18,6 +19,13 @@ def pytest_collection_modifyitems(items):
     """Files with most whole runs first: on two processes no long one is left over at the end."""
     runs = Counter(item.path for item in items if "start_model" in item.fixturenames)
     items.sort(key=lambda item: -runs[item.path])
+
+
+@pytest.fixture(autouse=True)
+def no_run_outlives_its_test():
+    yield
+    if runner := sys.modules.get("runner"):  # of the tests that start runs
+        runner.kill_leftovers()
 
 
 @pytest.fixture(scope="session")

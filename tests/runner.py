@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -25,7 +26,9 @@ def train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
 
 
 class Running:
-    """A run in the background; its output is collected in a file."""
+    """A run in the background, its output in a file. One that outlives its test is killed (conftest.py)."""
+
+    started: ClassVar[list["Running"]] = []
 
     def __init__(self, folder: Path, *arguments: str, resume: Path | None = None):
         self.output = folder / "output.txt"
@@ -33,6 +36,7 @@ class Running:
         with self.output.open("w") as out:
             started = command(*arguments) if resume is None else [*PROGRAM, "--resume", str(resume), *arguments]
             self.process = subprocess.Popen(started, stdout=out, stderr=subprocess.STDOUT, cwd=PROJECT)
+        self.started.append(self)
 
     def text(self) -> str:
         return self.output.read_text()
@@ -50,6 +54,12 @@ class Running:
     def finish(self, seconds: float) -> int:
         """Its exit code; fails when it does not end within `seconds`."""
         return self.process.wait(seconds)
+
+
+def kill_leftovers() -> None:
+    """Kill every run that is still there; its children die with it."""
+    while Running.started:
+        Running.started.pop().process.kill()
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
