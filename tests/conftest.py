@@ -51,3 +51,18 @@ def start_model(tmp_path_factory, request):
         folder = folder.parent
     with FileLock(folder / "start_model.lock"):
         return tiny.start_model(folder / "start_models", seed=1)
+
+
+@pytest.fixture(scope="module")
+def spmd():
+    """The environment of a single SPMD rank, and no process group left behind."""
+    import torch
+
+    from areal_gsm8k.loop.processes import _free_port, _spmd_environment
+
+    patch = pytest.MonkeyPatch()
+    for name, value in (_spmd_environment(0, 1) | {"MASTER_PORT": str(_free_port())}).items():
+        patch.setenv(name, value)
+    yield
+    torch.distributed.destroy_process_group()
+    patch.undo()

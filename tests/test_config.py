@@ -82,7 +82,11 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("data.dev_rows=0", "data.dev_rows=0: at least 1"),
         ("data.train_rows=-5", "data.train_rows=-5: at least 1"),
         ("train_dataset.batch_size=0", "train_dataset.batch_size=0: at least 1"),
-        ("actor.use_lora=true", "not offered"),
+        ("loss_reduction=mean", "choose one of token_mean, sequence_mean, constant_length"),
+        ("actor.ppo_n_minibatches=65", "as few as 64"),
+        ("actor.overlong_tokens=49", "gconfig.max_new_tokens=48"),
+        ("actor.use_sapo_loss=true", "actor.use_decoupled_loss=false"),
+        ("rollout.use_lora=true", "merged"),
         ("scheduler.type=loacl", "choose one of local, ray, slurm"),
         ("scheduler.type=slurm", "embedded rollout servers"),
         ("actor.weight_update_mode=xccl", "set it to disk"),
@@ -169,6 +173,29 @@ def test_several_ranks_need_batches_that_can_be_shared_out():
         assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("actor.weight_update_mode=xccl", "set it to disk"), ("allocation_mode=sglang.d1+fsdp.d1t2", "tensor-parallel")],
+)
+def test_lora_is_refused_where_its_weights_could_not_be_merged(override, said):
+    with pytest.raises(ConfigError) as error:
+        make_plan([], ["actor.use_lora=true", override], gpus=4)
+    assert said in str(error.value)
+
+
+def test_an_allocation_keeps_what_a_later_one_leaves_out():
+    def allocation_of(*modes):
+        return str(plan(*[f"allocation_mode={mode}" for mode in modes[1:]], files=[modes[0]], gpus=8).allocation)
+
+    backends, scales = PROJECT / "configs" / "backends", PROJECT / "configs" / "scales"
+    both = [backends / "vllm.yaml", scales / "4gpus.yaml"]
+    for order in (both, both[::-1]):
+        assert str(plan(files=order, gpus=4).allocation) == "vllm:d2p1t1+fsdp:d2p1t1"
+    assert allocation_of(backends / "vllm.yaml") == "vllm:d1p1t1+fsdp:d1p1t1"
+    assert allocation_of(backends / "vllm.yaml", "sglang:d2t2+fsdp:d4") == "sglang:d2p1t2+fsdp:d4p1t1"
+    assert allocation_of(scales / "4gpus.yaml", "embedded") == "embedded:d2p1t1+fsdp:d2p1t1"
+
+
 @pytest.mark.parametrize("scheduler", ["ray", "slurm"])
 def test_a_cluster_scheduler_may_be_asked_from_a_machine_without_a_gpu(scheduler):
     made = make_plan([], [f"scheduler.type={scheduler}", "allocation_mode=sglang.d8t1+fsdp.d8",
@@ -212,3 +239,4 @@ def test_the_start_model_is_the_reference_policy_where_its_kl_is_measured_or_rew
     for one in (measured, rewarded, plan("actor.kl_ctl=0.1", "kl_reference=false")):
         assert one.get("ref.path") == one.get("actor.path") and one.get("ref.optimizer") is None
         assert one.get("ref.backend") == one.get("actor.backend")
+    assert plan("actor.kl_ctl=0.1", "actor.use_lora=true").get("ref.use_lora") is False

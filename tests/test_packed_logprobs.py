@@ -8,19 +8,6 @@ pytest.importorskip("areal", reason="areal is not installed")
 SEQUENCES, LENGTHS = 32, (5, 90)
 
 
-@pytest.fixture(scope="module")
-def spmd(tmp_path_factory):
-    """The environment of a single SPMD rank, and no process group left behind."""
-    patch = pytest.MonkeyPatch()
-    from areal_gsm8k.loop.processes import _free_port, _spmd_environment
-
-    for name, value in (_spmd_environment(0, 1) | {"MASTER_PORT": str(_free_port())}).items():
-        patch.setenv(name, value)
-    yield
-    torch.distributed.destroy_process_group()
-    patch.undo()
-
-
 def actor_of(kind, model_path):
     from areal.api import FinetuneSpec
     from areal.api.alloc_mode import ModelAllocation

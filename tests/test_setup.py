@@ -203,6 +203,35 @@ def test_someone_elses_environment_is_left_alone(clone):
     assert "was not made by this script" in sentence(errors)
 
 
+def test_an_environment_of_ones_own_is_used_as_it_is(clone):
+    theirs = clone.root / "image" / "venv"
+    shutil.copytree(clone.fakes, theirs / "bin")
+    status, errors = clone.run("train", "seed=2", AREAL_GSM8K_VENV=str(theirs), AREAL_GSM8K_DEVICE="gpu")
+    assert (status, errors) == (0, "")
+    assert clone.called(r"^gsm8k \[train\] \[seed=2\]$")
+    assert not clone.called("^uv|-m venv")
+    assert not (clone.root / ".venv").exists()
+    (theirs / "bin" / "gsm8k").unlink()
+    status, errors = clone.run(AREAL_GSM8K_VENV=str(theirs))
+    assert status == 1
+    assert "was not made by this script" in sentence(errors)
+
+
+def test_the_environment_may_lie_elsewhere(clone):
+    elsewhere = clone.root.parent / "environments" / "cpu"
+    elsewhere.parent.mkdir()
+    assert clone.run(AREAL_GSM8K_VENV=str(elsewhere))[0] == 0
+    assert clone.called("requirements/cpu.txt")
+    assert (elsewhere / ".areal-gsm8k").read_text().startswith("set cpu ")
+    assert not (clone.root / ".venv").exists()
+    assert clone.run(AREAL_GSM8K_VENV=str(elsewhere)) == (0, "")
+    assert not clone.called("^uv|-m venv")
+    with (clone.root / "requirements" / "cpu.txt").open("a") as lock:
+        lock.write("one-more==1.0\n")
+    assert clone.run(AREAL_GSM8K_VENV=str(elsewhere))[0] == 0
+    assert clone.called("-m venv"), "one that this script made is kept up to date"
+
+
 @pytest.mark.skipif(not shutil.which("flock"), reason="two at a time are kept apart by flock")
 def test_two_at_a_time_install_once(clone):
     both = [clone.start("gsm8k", FAKE_SLOW="0.5") for _ in range(2)]

@@ -10,9 +10,12 @@ from areal_gsm8k.cli import (
     chat,
     compare,
     data,
+    doctor,
     evaluate,
     generate,
     grade,
+    plan,
+    recipes,
     replay,
     report,
     reward,
@@ -27,6 +30,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="GRPO on grad
 app.command("train", context_settings={"allow_extra_args": False})(train.train)
 app.command("watch")(watch.watch)
 app.command("sidebyside")(sidebyside.sidebyside)
+app.add_typer(recipes.app, name="recipes")
+app.command("plan")(plan.plan)
+app.command("doctor")(doctor.doctor)
 # measure
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)

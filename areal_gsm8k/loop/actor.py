@@ -1,10 +1,12 @@
-"""AReaL's FSDP actor with two repairs and two hooks; everything else is AReaL's `FSDPPPOActor`.
+"""AReaL's FSDP actor with two repairs, two additions and two hooks; everything else is AReaL's `FSDPPPOActor`.
 
 1. Packed sequences must not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
    sdpa and eager attention lets every packed sequence attend to all before it (rollout/trainer logprob gaps of 0.5 and
    more at learning rate 0). With `attention_mask=None` transformers masks from position_ids.
 2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
+3. The loss as the algorithm's paper takes its mean: `loss_reduction`. AReaL knows the mean over tokens only.
+4. LoRA: what is saved, for servers and as checkpoints, has the adapter merged in (areal_gsm8k/loop/lora.py).
 Hooks: `on_advantages` gets a row for every sample of a batch (areal_gsm8k/loop/batch_rows.py) once its advantages are
 known; the trainer joins sample records there. `on_weights_saved` gets the folder of new weights before any server loads
 them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single controller: there the controller
@@ -24,7 +26,9 @@ from areal.api.cli_args import PPOActorConfig
 from areal.engine import FSDPPPOActor
 from areal.infra.platforms import current_platform
 from areal.utils import name_resolve, names
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from areal_gsm8k.loop import lora
 from areal_gsm8k.loop.batch_rows import sample_rows
 from areal_gsm8k.loop.controller import ActorController
 
@@ -38,8 +42,16 @@ class PackedActor(FSDPPPOActor):
         self.on_advantages: Callable[[list[dict[str, Any]]], None] = self.keep_rows
         self.rows: list[dict[str, Any]] = []
         self.on_weights_saved: Callable[[str], None] = lambda folder: None
-        self.served: str | None = None  # the folder every server loaded last
+        self.served: str | None = None  # the folder every server loaded last, or will
+        self.load_later = False  # servers are off the GPU at updates: the trainer has them load when they are back
         self.shuffle_seed: int | None = None
+        self.loss_reduction = "token_mean"
+
+    def _create_device_model(self):
+        super()._create_device_model()
+        config = self.model.config
+        if not hasattr(config, "num_key_value_heads") and not hasattr(config, "text_config"):
+            config.num_key_value_heads = config.num_attention_heads  # AReaL asks for it; GPT-Neo has one a head
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
         mb_list = super()._prepare_mb_list(input_)
@@ -61,23 +73,37 @@ class PackedActor(FSDPPPOActor):
           barrier) and goes on after the version was counted up.
         The older folder goes when all have the new one: no start that was given the older can then be under way.
         """
-        meta = replace(meta, clear_checkpoint_after_load=False)
+        meta = replace(meta, clear_checkpoint_after_load=False, use_lora=False)  # the folder holds a whole model
         self._save_model_to_hf(meta.path, self.tokenizer, self.processor)  # ends in a barrier
         if dist.get_rank() == 0:
             self.on_weights_saved(meta.path)
-            name = names.update_weights_from_disk(
-                self.config.experiment_name, self.config.trial_name, self.get_version()
-            )
-            name_resolve.add(name, str(datetime.now().timestamp()), keepalive_ttl=120, replace=True)
-            self.rollout_engine.pause_generation()
-            try:
-                self.rollout_engine.update_weights_from_disk(meta).result()
-            finally:
-                self.rollout_engine.continue_generation()
+            if not self.load_later:
+                self._load_into_servers(meta)
             if self.served not in (None, meta.path):
                 shutil.rmtree(self.served, ignore_errors=True)
             self.served = meta.path
         current_platform.synchronize()
+        dist.barrier(group=self.cpu_group)
+
+    def _load_into_servers(self, meta: WeightUpdateMeta) -> None:
+        name = names.update_weights_from_disk(self.config.experiment_name, self.config.trial_name, self.get_version())
+        name_resolve.add(name, str(datetime.now().timestamp()), keepalive_ttl=120, replace=True)
+        self.rollout_engine.pause_generation()
+        try:
+            self.rollout_engine.update_weights_from_disk(meta).result()
+        finally:
+            self.rollout_engine.continue_generation()
+
+    def _save_model_to_hf(self, path: str, tokenizer, processor):
+        if not self.config.use_lora:
+            return super()._save_model_to_hf(path, tokenizer, processor)
+        gathered = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if dist.get_rank() == 0:
+            merged = lora.merged(gathered, self.config.lora_alpha / self.config.lora_rank, self._compute_dtype())
+            self.model.get_base_model().save_pretrained(path, state_dict=merged)
+            for part in (self.model_config, tokenizer, processor):
+                if part is not None:
+                    part.save_pretrained(path)
         dist.barrier(group=self.cpu_group)
 
     @classmethod
@@ -95,6 +121,32 @@ class PackedActor(FSDPPPOActor):
     def shuffle_rewards(self, seed: int) -> None:
         """Control run: from here on permute the rewards within each batch."""
         self.shuffle_seed = seed
+
+    def reduce_loss(self, reduction: str) -> None:
+        """From here on take the loss's mean this way: `loss_reduction` in areal_gsm8k/loop/settings.py."""
+        self.loss_reduction = reduction
+
+    def train_batch(self, input_: dict[str, Any], loss_fn: Callable, loss_weight_fn: Callable) -> dict[str, float]:
+        """One optimiser step on a minibatch: AReaL's mean of the loss over tokens or, as asked for, over completions.
+
+        A completion's part is its sum over tokens, divided by their number (`sequence_mean`: GRPO, GSPO, SAPO) or by
+        `max_new_tokens` (`constant_length`: Dr. GRPO, arXiv 2503.20783, section 3.2). AReaL's losses grow with the
+        advantages in proportion, so these carry the divisor. `input_` holds advantages and loss_mask, (B, T).
+        """
+        if self.loss_reduction == "token_mean":
+            return super().train_batch(input_, loss_fn, loss_weight_fn)
+        tokens_B1 = input_["loss_mask"].sum(-1, keepdim=True).clamp(min=1)
+        divisor = tokens_B1 if self.loss_reduction == "sequence_mean" else self.config.max_new_tokens
+        input_ = input_ | {"advantages": input_["advantages"] / divisor}
+
+        def completions(microbatch: dict[str, Any]) -> torch.Tensor:
+            return microbatch["loss_mask"].new_tensor(len(microbatch["cu_seqlens"]) - 1)
+
+        def mean_over_completions(logprobs, entropy, microbatch: dict[str, Any], **logits) -> torch.Tensor:
+            mean_over_tokens = loss_fn(logprobs, entropy, microbatch, **logits)
+            return mean_over_tokens * loss_weight_fn(microbatch) / completions(microbatch)
+
+        return super().train_batch(input_, mean_over_completions, completions)
 
     @torch.no_grad()
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:

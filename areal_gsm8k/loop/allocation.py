@@ -14,7 +14,8 @@ ROLLOUT_BACKENDS = ("embedded", "sglang", "vllm")
 TRAIN_BACKENDS = ("fsdp",)
 EXAMPLES = "embedded.d1+fsdp.d1, sglang.d1p1t1+d1p1t1, sglang:d2t2+fsdp:d4"
 
-_SIDE = re.compile(r"(?:(?P<backend>[a-z0-9_]+)[.:])?(?P<dims>(?:[dpt][1-9]\d*)+)")
+_SIZES = r"(?:[dpt][1-9]\d*)+"
+_SIDE = re.compile(rf"(?:(?P<backend>[a-z0-9_]+)[.:])?(?P<dims>{_SIZES})")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ def parse(text: str) -> Allocation:
     rollout = parse_side(sides[0], ROLLOUT_BACKENDS, key="allocation_mode")
     train = parse_side(sides[1], TRAIN_BACKENDS, key="allocation_mode", default="fsdp")
     return Allocation(rollout, train)
+
+
+def complete(text: str, before: str) -> str:
+    """`text` with what it leaves out taken from `before`, the allocation it is laid over.
+
+    `vllm` alone keeps the sizes; a rollout side without a name, as in `d2+d2`, keeps the back end. Thus overlays for
+    back ends and for machines combine in any order.
+    """
+    found = re.match(r"([a-z0-9_]+)([.:].+)", before)
+    if found and text in ROLLOUT_BACKENDS:
+        return text + found[2]
+    if found and re.match(rf"{_SIZES}\s*\+", text):
+        return f"{found[1]}.{text}"
+    return text
 
 
 def parse_side(text: str, backends: tuple[str, ...], key: str, default: str | None = None) -> Side:

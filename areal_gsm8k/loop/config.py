@@ -13,8 +13,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from areal_gsm8k import band, prompts, tiny
-from areal_gsm8k.loop import allocation, capacity, devices, tracking
+from areal_gsm8k import tiny
+from areal_gsm8k.loop import allocation, checks, tracking
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
 from areal_gsm8k.loop.settings import Settings
@@ -25,8 +25,6 @@ BASE = PROJECT / "train_grpo.yaml"
 CPU_OVERLAY = PROJECT / "configs" / "cpu.yaml"
 
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
-ELSEWHERE = ("ray", "slurm")  # the GPUs may be on other machines than this one
-SCHEDULERS = ("local", *ELSEWHERE)
 MEASURE_ONLY = 1e-8  # actor.kl_ctl that rewards nothing one could notice
 TINY = "tiny"  # actor.path of the model made from scratch
 NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
@@ -60,11 +58,13 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
 
     Raises ConfigError with the key, what was found and what to do.
     """
+    OmegaConf.register_new_resolver("share", lambda part, whole: int(part * whole), replace=True)
     sources = [_read_yaml(BASE)]
     sources += [_read_yaml(file) for file in config_files if file.resolve() != BASE]
     sources.append(read_overrides(overrides))
-    merged = OmegaConf.merge(OmegaConf.create(asdict(Settings())), *sources)
     try:
+        _complete_allocations(sources)
+        merged = OmegaConf.merge(OmegaConf.create(asdict(Settings())), *sources)
         check_keys(OmegaConf.to_container(merged, resolve=True))
         _choose_names(merged)
         alloc = _allocate(merged, gpus)
@@ -80,7 +80,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as broken:
         raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
-    check_values(values, alloc)
+    checks.check_values(values, alloc)
     environment |= tracking.prepare(values["stats_logger"], run_dir, environment)
     return Plan(values, alloc, run_dir, start_model, environment)
 
@@ -135,6 +135,14 @@ def _choose_names(merged: DictConfig) -> None:
         merged.trial_name = time.strftime("%Y%m%d_%H%M%S")
 
 
+def _complete_allocations(sources: list[DictConfig]) -> None:
+    """Fill in what a later allocation leaves out from the one before it."""
+    before = ""
+    for source in sources:
+        if "allocation_mode" in source:
+            before = source.allocation_mode = allocation.complete(str(source.allocation_mode), before)
+
+
 def _allocate(merged: DictConfig, gpus: int) -> Allocation:
     alloc = allocation.parse(str(merged.allocation_mode))
     rollout, train = OmegaConf.select(merged, "rollout.backend"), OmegaConf.select(merged, "actor.backend")
@@ -144,7 +152,7 @@ def _allocate(merged: DictConfig, gpus: int) -> Allocation:
     if train:
         side = allocation.parse_side(str(train), allocation.TRAIN_BACKENDS, key="actor.backend", default="fsdp")
         alloc = Allocation(alloc.rollout, side)
-    check_gpus(alloc, merged, gpus)
+    checks.check_gpus(alloc, merged, gpus)
     merged.allocation_mode = str(alloc)
     OmegaConf.update(merged, "rollout.backend", alloc.areal_rollout)
     OmegaConf.update(merged, "actor.backend", alloc.areal_train)
@@ -153,30 +161,14 @@ def _allocate(merged: DictConfig, gpus: int) -> Allocation:
     return alloc
 
 
-def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
-    """Raise ConfigError when the allocation needs more GPUs than this machine, or the cluster asked for, has."""
-    if alloc.rollout.backend == "embedded":
-        return
-    nodes, each = (values["cluster"][key] for key in ("n_nodes", "n_gpus_per_node"))
-    where = "this machine has"
-    if nodes > 1 or values["scheduler"]["type"] in ELSEWHERE:
-        gpus, where = nodes * each, f"cluster.n_nodes={nodes} with cluster.n_gpus_per_node={each} make"
-    if not gpus:
-        raise ConfigError(
-            f"allocation_mode={str(alloc)!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
-            "`nvidia-smi -L` (or CUDA_VISIBLE_DEVICES hides it). Without one use the embedded back end: "
-            "allocation_mode=embedded.d1+fsdp.d1, or the whole CPU recipe: --config configs/cpu.yaml."
-        )
-    devices.check(alloc, gpus, values["actor"]["weight_update_mode"], where)
-
-
 def _keep_reference(merged: DictConfig) -> None:
     """The start model as AReaL's reference policy, when its KL is to be measured or rewarded."""
     if merged.kl_reference:  # AReaL makes none at kl_ctl 0
         merged.actor.kl_ctl = merged.actor.kl_ctl or MEASURE_ONLY
     if merged.actor.kl_ctl and OmegaConf.select(merged, "ref") is None:
         beside_actor = {"type": "colocation", "target": "actor"}
-        merged.ref = OmegaConf.merge(merged.actor, {"optimizer": None, "scheduling_strategy": beside_actor})
+        frozen = {"optimizer": None, "use_lora": False, "scheduling_strategy": beside_actor}
+        merged.ref = OmegaConf.merge(merged.actor, frozen)
 
 
 def _spread_names(merged: DictConfig, fileroot: Path) -> None:
@@ -217,87 +209,6 @@ def mask_secrets(arguments: list[str]) -> list[str]:
         hidden = name in SECRETS or any(secret.rsplit(".", 1)[1] in value for secret in inside)
         masked.append(f"{key}=***" if hidden else argument)
     return masked
-
-
-def check_values(values: dict, alloc: Allocation) -> None:
-    """Arithmetic and names that AReaL would only stumble over minutes later, or not at all."""
-    batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
-    gconfig, actor = values["gconfig"], values["actor"]
-    budget = actor["mb_spec"]["max_tokens_per_mb"]
-    for key in ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size"):
-        section, leaf = key.split(".")
-        if values[section][leaf] is not None and values[section][leaf] < 1:
-            raise ConfigError(f"{key}={values[section][leaf]}: at least 1.")
-    for key in ("train_dataset.batch_size", "valid_dataset.batch_size"):
-        size = values[key.split(".")[0]]["batch_size"]
-        if size % ranks:
-            raise ConfigError(f"{key}={size} must be a multiple of the {ranks} data-parallel trainers.")
-    capacity.check(values["rollout"], batch, ranks)
-    try:
-        band.configured(values)
-    except band.BandError as wrong:
-        raise ConfigError(
-            f"expected_band={values['expected_band']}: {wrong} expected_band=null does without."
-        ) from None
-    mistakes = [
-        (
-            values["answer_format"] not in prompts.FORMATS,
-            f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}.",
-        ),
-        (
-            gconfig["n_samples"] < 2,
-            f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2.",
-        ),
-        (
-            budget is None or budget <= gconfig["max_new_tokens"],
-            f"actor.mb_spec.max_tokens_per_mb={budget} must exceed the longest prompt plus "
-            f"gconfig.max_new_tokens={gconfig['max_new_tokens']}.",
-        ),
-        (
-            values["drop_groups_without_signal"] and not values["dynamic_bs"],
-            "drop_groups_without_signal=true needs dynamic_bs=true: a batch of rejected groups would never end.",
-        ),
-        (
-            values["dynamic_bs"] and ranks > 1,
-            f"dynamic_bs=true with {ranks} data-parallel trainers: AReaL cannot share out batches of different sizes. "
-            "Use one data-parallel trainer (tensor parallelism is fine), or dynamic_bs=false.",
-        ),
-        (
-            values["embedded"]["restarts"] < 0,
-            f"embedded.restarts={values['embedded']['restarts']}: 0 ends the run with its first dead server.",
-        ),
-        *(
-            (
-                not 0 <= values["collapse"][share] <= 1,
-                f"collapse.{share}={values['collapse'][share]}: a share between 0 and 1.",
-            )
-            for share in ("reward", "truncated")
-        ),
-        (actor.get("use_lora"), "actor.use_lora=true is not offered yet."),
-        (
-            values["recover"]["mode"] not in ("disabled", "off"),
-            f"recover.mode={values['recover']['mode']}: AReaL's own recovery overwrites its only checkpoint in place, "
-            "and ours takes its place. Leave the mode disabled, say how often to save with recover.freq_steps or "
-            "recover.freq_secs, and go on with ./run train --resume RUN.",
-        ),
-        (
-            values["scheduler"]["type"] not in (None, *SCHEDULERS),
-            f"scheduler.type={values['scheduler']['type']!r}: choose one of {', '.join(SCHEDULERS)} for AReaL's single "
-            "controller, or leave it out.",
-        ),
-        (
-            values["scheduler"]["type"] == "slurm" and alloc.rollout.backend == "embedded",
-            "scheduler.type=slurm with embedded rollout servers: they answer on the launcher's machine only, and Slurm "
-            "chooses where workers run. Use scheduler.type=local, or sglang or vllm in allocation_mode.",
-        ),
-        (
-            actor["weight_update_mode"] == "xccl" and alloc.rollout.backend == "embedded",
-            "actor.weight_update_mode=xccl: the embedded server takes its weights from disk; set it to disk.",
-        ),
-    ]
-    for wrong, message in mistakes:
-        if wrong:
-            raise ConfigError(message)
 
 
 def write(plan: Plan, path: Path) -> None:

@@ -13,8 +13,8 @@ from copy import deepcopy
 from typing import Any
 
 from areal.api import LocalInfServerInfo
-from areal.api.cli_args import InferenceEngineConfig, SchedulingStrategy, SGLangConfig, vLLMConfig
-from areal.infra import RolloutController
+from areal.api.cli_args import InferenceEngineConfig, PPOConfig, SchedulingStrategy, SGLangConfig, vLLMConfig
+from areal.infra import RolloutController, SlurmScheduler
 from areal.infra.utils.concurrent import run_async_task
 from areal.trainer.ppo.actor import PPOActorController
 
@@ -26,7 +26,7 @@ class LostRollouts(RuntimeError):
 
 
 class ActorController(PPOActorController):
-    """Calls `PackedActor` in its workers; `on_advantages` and `shuffle_rewards` as there."""
+    """Calls `PackedActor` in its workers; `on_advantages`, `shuffle_rewards` and `reduce_loss` as there."""
 
     on_advantages: Callable[[list[dict[str, Any]]], None]
 
@@ -38,6 +38,9 @@ class ActorController(PPOActorController):
 
     def shuffle_rewards(self, seed: int) -> None:
         self._custom_function_call("shuffle_rewards", seed)
+
+    def reduce_loss(self, reduction: str) -> None:
+        self._custom_function_call("reduce_loss", reduction)
 
 
 class RolloutsController(RunsAhead, RolloutController):
@@ -70,6 +73,20 @@ class RolloutsController(RunsAhead, RolloutController):
             return result
 
         return counted
+
+
+def slurm_scheduler(config: PPOConfig) -> SlurmScheduler:
+    """AReaL's, with the container, the mounts and srun's options that `actor.scheduling_spec` names.
+
+    AReaL's trainer leaves these keys unread: every worker would run under Singularity, with only /storage mounted.
+    """
+    spec = config.actor.scheduling_spec[0]
+    return SlurmScheduler(
+        exp_config=config,
+        container_type=spec.container_type,
+        container_mounts=spec.mount,
+        srun_additional_args=spec.srun_additional_args,
+    )
 
 
 def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsController:

@@ -52,6 +52,7 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
             return 0
         check_model(plan)
         check_reward(plan)
+        choose_gpus(plan)
         steps = count_steps(plan)
         run, step = _open(plan, resumed, console)
         config.write(plan, run.config)
@@ -83,6 +84,7 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
     except (ChildDied, OSError, RuntimeError, ValueError) as failure:
         _say(console, f"[red]The run failed:[/red] {escape(str(failure))}")
         _say(console, f"Everything written so far is in {run.root}. {_go_on(run)}")
+        _say(console, "What may be wrong with the machine: ./run doctor. By symptom: docs/troubleshooting.md")
         return 1
 
 
@@ -161,6 +163,18 @@ def check_reward(plan: Plan) -> None:
         Reward.from_settings(settings, plan.get("gconfig.max_new_tokens")).close()
     except (ValueError, RewardError) as error:
         raise ConfigError(str(error)) from None
+
+
+def choose_gpus(plan: Plan) -> None:
+    """Tell AReaL which GPUs of this machine are ours, where it hands them out. Raises ConfigError."""
+    if plan.allocation.rollout.backend == "embedded" or plan.get("scheduler.type") in config.ELSEWHERE:
+        return
+    if ours := devices.for_areal():
+        plan.environment |= ours
+        # AReaL's SGLang server counts its ports up from its GPU's number; beyond this key's value they leave the range.
+        highest = max(map(int, ours["CUDA_VISIBLE_DEVICES"].split(",")))
+        cluster = plan.values["cluster"]
+        cluster["n_gpus_per_node"] = max(cluster["n_gpus_per_node"], highest + 1)
 
 
 def count_steps(plan: Plan) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from areal_gsm8k import recovery, tiny
-from areal_gsm8k.loop import allocation, config, tracking
+from areal_gsm8k.loop import allocation, checks, config, tracking
 from areal_gsm8k.loop.config import Plan
 from areal_gsm8k.loop.schema import ConfigError, check_keys
 from areal_gsm8k.loop.settings import CollapseSettings, Settings
@@ -47,8 +47,8 @@ def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
             f"no recovery points. Start another from actor.path={run.checkpoints / 'last'}."
         )
     alloc = allocation.parse(values["allocation_mode"])
-    config.check_gpus(alloc, values, gpus)
-    config.check_values(values, alloc)
+    checks.check_gpus(alloc, values, gpus)
+    checks.check_values(values, alloc)
     environment |= tracking.prepare(values["stats_logger"], run.root, environment)
     model = Path(values["actor"]["path"])
     tiny_model = model == tiny.start_model_folder(model.parent, values["seed"])  # made again where it is gone

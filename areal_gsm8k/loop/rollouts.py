@@ -12,6 +12,7 @@
 
 from copy import deepcopy
 
+from areal.api import WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig
 from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
 from areal.engine.sglang_remote import SGLangBackend
@@ -63,6 +64,11 @@ class LocalRollouts(RunsAhead):
     def initialize(self, *args, **kwargs) -> None:
         super().initialize(*args, **kwargs)
         self.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
+
+    def load(self, model: str) -> None:
+        """Every server serves the model in this folder, or of this hub name, once this returns."""
+        for request in self._engine.backend.build_disk_weight_update_requests(WeightUpdateMeta("disk", model)).requests:
+            self._engine._run_request_on_all_servers(request)
 
     def prepare_batch(self, *args, **kwargs) -> list[dict]:
         return sorted(super().prepare_batch(*args, **kwargs), key=lambda group: group["sample_id"][0].item())

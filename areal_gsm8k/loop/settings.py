@@ -82,6 +82,12 @@ class Settings:
     embedded: EmbeddedSettings = _explained(
         EmbeddedSettings, "The embedded rollout server, used by `embedded` allocations."
     )
+    loss_reduction: str = _explained(
+        "token_mean",
+        "What the loss is a mean of: token_mean (all tokens of the minibatch: AReaL, DAPO), sequence_mean "
+        "(completions, each the mean over its tokens: GRPO, GSPO, SAPO) or constant_length (completions, each the sum "
+        "over its tokens divided by gconfig.max_new_tokens: Dr. GRPO).",
+    )
     drop_groups_without_signal: bool = _explained(
         False,
         "Reject groups whose rewards are all equal instead of keeping them at advantage 0; needs dynamic_bs=true.",

@@ -23,6 +23,7 @@ from areal_gsm8k.loop.batch_rows import evaluation_metrics, step_metrics
 from areal_gsm8k.loop.prompt_stream import PromptStream
 from areal_gsm8k.loop.recoverable import Recoverable
 from areal_gsm8k.loop.run_config import RunConfig
+from areal_gsm8k.loop.turns import TakesTurns
 from areal_gsm8k.records import RecordReader
 from areal_gsm8k.runs import COLLAPSED, FINISHED, REFUSED, STOPPED, append_lines, to_lines, write_atomically
 
@@ -35,7 +36,7 @@ class StopAfterStep(Exception):
         self.phase = phase
 
 
-class GSM8KTrainer(Recoverable, PPOTrainer):
+class GSM8KTrainer(Recoverable, TakesTurns, PPOTrainer):
     def __init__(self, config: RunConfig, train_dataset, valid_dataset):
         self.run = config.run
         self.rank = int(os.environ.get("RANK", "0"))
@@ -47,9 +48,12 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         self.dev_accuracy: float | None = None  # of an evaluation that the best model was not yet chosen by
         self.evaluated_version = -1
         self.best_accuracy = -1.0
+        if self._is_actor_rollout_colocated(config):
+            self._release_servers()
         super().__init__(config, train_dataset=train_dataset, valid_dataset=valid_dataset)
         self._recover()
         self.actor.on_advantages = self._join_samples
+        self.actor.reduce_loss(config.loss_reduction)
         if config.reward.shuffled:
             self.actor.shuffle_rewards(config.seed)
 
@@ -87,8 +91,14 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         else:
             engine = PackedActor(actor_config)
             engine.on_weights_saved = self.run.set_served_weights
+            engine.load_later = self._should_offload_rollout
         engine.create_process_group(parallel_strategy=alloc.parallel)
         return engine
+
+    def _init_scheduler(self):
+        if self.config.scheduler.type == "slurm":
+            return controller.slurm_scheduler(self.config)
+        return super()._init_scheduler()
 
     def _init_rollout(self, rollout_config, is_eval: bool = False, lora_path: str | None = None):
         if self.scheduler:
@@ -97,6 +107,9 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         bound = self.config.max_empty_batches
         patience = rollout_config.setup_timeout if self.config.allocation_mode.startswith("embedded") else 0
         return rollouts.connect(self.rollout_alloc.backend, rollout_config, ranks, is_eval, bound, patience)
+
+    def _save_initial_lora_weights(self) -> None:
+        """Nothing: servers get merged weights, and start with the model that the adapter starts beside."""
 
     def _create_dataloader(self, dataset, dataset_config, rank: int, world_size: int):
         loader = super()._create_dataloader(dataset, dataset_config, rank, world_size)
@@ -180,11 +193,12 @@ class GSM8KTrainer(Recoverable, PPOTrainer):
         dataset, ranks = self.train_dataloader.loader.dataset, self.actor.data_parallel_world_size
         if self.actor.is_data_parallel_head():
             rows = range(self.actor.data_parallel_rank, min(preflight.PROMPTS, len(dataset)), ranks)
-            for row in rows:
-                self.eval_rollout.submit(
-                    dataset[row], workflow, workflow_kwargs, group_size=self.config.gconfig.n_samples, is_eval=True
-                )
-            self.eval_rollout.wait(len(rows), timeout=None)
+            with self._servers_at_work(self.eval_rollout):
+                for row in rows:
+                    self.eval_rollout.submit(
+                        dataset[row], workflow, workflow_kwargs, group_size=self.config.gconfig.n_samples, is_eval=True
+                    )
+                self.eval_rollout.wait(len(rows), timeout=None)
         dist.barrier(group=self.actor.cpu_group)
         found = None
         if self.rank == 0:

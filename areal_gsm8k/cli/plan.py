@@ -1,0 +1,220 @@
+"""`gsm8k plan`: does this run fit the memory there is, and if not, what to change? Nothing is started or downloaded.
+
+gsm8k plan --gpu 24
+gsm8k plan --config configs/models/qwen2.5-1.5b.yaml --gpus 2x24 --fit --out my-gpus.yaml
+gsm8k plan actor.path=meta-llama/Llama-3.1-8B-Instruct allocation_mode=sglang.d4+d4 --gpus 8x80 --json
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from areal_gsm8k.loop.config import Plan
+    from areal_gsm8k.memory.fit import Fit
+    from areal_gsm8k.memory.plan import Card, MemoryPlan
+
+BAR = 60  # characters
+FILLS = {  # what stands for which parts
+    "█": ("weights", "gradients", "optimizer", "reference"),
+    "▓": ("gathered", "activations", "logits", "working"),
+    "▒": ("keys and values",),
+    "░": ("CUDA context", "margin", "Python and libraries"),
+}
+PARTS = [name for names in FILLS.values() for name in names]
+LEGEND = "█ weights, gradients, optimizer   ▓ comes and goes   ▒ keys and values   ░ context, margin   · free"
+GIB = 1 << 30
+
+
+def plan(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as for gsm8k train.")
+    ] = None,
+    config: Annotated[list[Path] | None, typer.Option(help="Overlay of train_grpo.yaml; may be repeated.")] = None,
+    gpu: Annotated[str | None, typer.Option(metavar="GIB", help="Plan for one card of so many GiB.")] = None,
+    gpus: Annotated[str | None, typer.Option(metavar="NxGIB", help="Plan for several cards, e.g. 2x24.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Find the changes that make it fit, as an overlay.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write that overlay here; without it, it is printed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Memory of every process of a run, before it is started. Exit code 1 when it does not fit.
+
+    Without --gpu or --gpus: this machine's cards, and without any the smallest that would do.
+    """
+    from rich.console import Console
+
+    from areal_gsm8k.loop.schema import ConfigError
+    from areal_gsm8k.memory.model_shape import ShapeError
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        asked = Asked(config or [], overrides or [], gpu, gpus)
+        found = asked.fit() if fit or not asked.planned.fits else None
+    except (ConfigError, ShapeError, ValueError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    shown = found.plan if fit and found else asked.planned
+    overlay = overlay_of(found, asked) if fit else ""
+    if out and overlay:
+        from areal_gsm8k.runs import write_atomically
+
+        write_atomically(out, overlay)
+    if as_json:
+        changes = [{"settings": change.settings, "costs": change.why} for change in found.changes] if found else []
+        console.print_json(data=shown.to_dict() | {"changes": changes, "model_config": asked.source})
+        raise typer.Exit(int(not shown.fits))
+    _describe(console, shown, asked)
+    if found:
+        _advise(console, found, asked, fit)
+    if fit and shown.fits:
+        console.print(f"\nWritten to {out}: --config {out}" if out else f"\n{overlay}", markup=False)
+    raise typer.Exit(int(not shown.fits))
+
+
+class Asked:
+    """What was asked for: a resolved configuration, a model, the cards. Raises ConfigError, ShapeError, ValueError."""
+
+    def __init__(self, files: list[Path], overrides: list[str], gpu: str | None, gpus: str | None):
+        import psutil
+
+        from areal_gsm8k.memory import cards, model_config
+        from areal_gsm8k.memory.plan import plan_for
+
+        if gpu and gpus:
+            raise ValueError("--gpu and --gpus: give one of them.")
+        self.files, self.overrides = files, overrides
+        self.gpus = cards.read(gpu or gpus, "--gpu" if gpu else "--gpus") if gpu or gpus else cards.here()
+        self.count = len(self.gpus) or 1 << 20  # no card here and none given: as many as the allocation asks for
+        self.memory = psutil.virtual_memory().total
+        run = self.resolved([])
+        self.values, self.path = run.values, "tiny" if run.start_model else run.values["actor"]["path"]
+        self.config, self.source = model_config.of_tiny() if run.start_model else model_config.read(self.path)
+        self.assumed = not self.gpus and run.allocation.rollout.backend != "embedded"
+        if self.assumed:
+            self.gpus = self._smallest(1 if run.allocation.train.devices == run.allocation.rollout.devices == 1 else 0)
+        self.planned = plan_for(self.values, self.config, self.gpus, self.memory)
+
+    def resolved(self, more: list[str]) -> Plan:
+        from areal_gsm8k.loop.config import make_plan
+
+        return make_plan(self.files, [*self.overrides, *more], self.count)
+
+    def _smallest(self, count: int):
+        """Cards of the smallest usual size that hold the run as it is; of the largest one if none does."""
+        from areal_gsm8k.memory.fit import CARDS
+        from areal_gsm8k.memory.plan import GPU, plan_for
+        from areal_gsm8k.memory.run_values import allocated
+
+        sides = allocated(self.values)
+        count = count or sides.rollout.devices + sides.train.devices
+        for gib in CARDS:
+            if plan_for(self.values, self.config, [GPU(gib)] * count).fits:
+                return [GPU(gib)] * count
+        return [GPU(CARDS[-1])] * count
+
+    def resolve(self, settings: dict) -> dict | None:
+        """The configuration with these laid over it; None when it is refused."""
+        from areal_gsm8k.loop.schema import ConfigError
+
+        try:
+            return self.resolved([f"{key}={str(value).lower()}" for key, value in settings.items()]).values
+        except ConfigError:
+            return None
+
+    def fit(self) -> Fit:
+        from areal_gsm8k.memory.fit import fit
+
+        return fit(self.values, self.config, self.gpus, self.resolve, self.memory)
+
+
+def overlay_of(found: Fit, asked: Asked) -> str:
+    """The changes as an overlay of train_grpo.yaml."""
+    from omegaconf import OmegaConf
+
+    cards = f"{len(asked.gpus)} x {asked.gpus[0].gib:g} GiB" if asked.gpus else "this machine's memory"
+    nested = OmegaConf.create()
+    for key, value in found.settings.items():
+        OmegaConf.update(nested, key, value)
+    head = f"# What {asked.path} needs to fit {cards}, by gsm8k plan --fit"
+    return f"{head}\n{OmegaConf.to_yaml(nested) if found.changes else '{}  # it fits as it is'}"
+
+
+def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
+    from rich.table import Table
+
+    assumed = ", the smallest usual cards that hold it; no card was found here" if asked.assumed and shown.fits else ""
+    console.print(f"{asked.path} ({asked.source}): {shown.shape.parameters / 1e9:.2f} B parameters", markup=False)
+    console.print(f"{shown.allocation}{assumed}", markup=False)
+    for cards in (list(same) for _, same in groupby(shown.cards, _as_drawn)):
+        card = cards[0]
+        name = card.name if len(cards) == 1 else f"{card.name} to {cards[-1].name.removeprefix('GPU ')}"
+        state = f"{card.missing / GIB:.1f} GiB too much" if card.missing else "fits"
+        console.print(f"\n[bold]{name}[/bold]  {card.total / GIB:.1f} of {card.capacity / GIB:.1f} GiB: {state}")
+        console.print(bar(card), markup=False, style="red" if card.missing else "green")
+        table = Table("GiB", *(process.name for process in card.processes))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        there = {part for process in card.processes for part in process.parts}
+        for part in (name for name in PARTS if name in there):
+            sizes = (process.parts.get(part) for process in card.processes)
+            table.add_row(part, *("" if size is None else f"{size / GIB:.2f}" for size in sizes))
+        table.add_section()
+        table.add_row("most at once", *(f"{process.total / GIB:.2f}" for process in card.processes))
+        console.print(table)
+        for process in card.processes:
+            console.print(f"{process.name} needs most at: {process.moment}. {process.note}".strip(), markup=False)
+        if card.used:
+            console.print(f"Other programs hold {card.used / GIB:.1f} GiB of it.")
+        _ways(console, card)
+    console.print(LEGEND, markup=False, style="dim")
+    if shown.host:
+        console.print(f"The trainer also keeps {shown.host / GIB:.1f} GiB in the machine's memory.")
+    for note in shown.notes:
+        console.print(note, markup=False)
+
+
+def _ways(console: Console, card: Card) -> None:
+    """One card for server and trainer: why shared, why in turns."""
+    if len({process.name.split()[0] for process in card.processes}) < 2 or not card.name.startswith("GPU"):
+        return
+    if card.in_turns:
+        said = "Server and trainer take turns, each giving its memory back; "
+        said += f"together they would need {card.together / GIB:.1f} GiB."
+    else:
+        said = "Server and trainer share the card, so that completions are generated during updates; in turns (AReaL's "
+        said += f"colocation) they would need {card.turns / GIB:.1f} GiB and wait for one another."
+    console.print(said)
+
+
+def _as_drawn(card: Card):
+    return card.capacity, [(process.name.split()[0], process.total) for process in card.processes]
+
+
+def bar(card: Card) -> str:
+    """The card as a line of BAR characters, longer when more is needed than there is."""
+    drawn = ""
+    for process in card.processes:
+        for fill, names in FILLS.items():
+            size = sum(max(0, part) for name, part in process.parts.items() if name in names)
+            drawn += fill * round(size / card.capacity * BAR)
+    return drawn + "·" * (BAR - len(drawn))
+
+
+def _advise(console: Console, found: Fit, asked: Asked, fitted: bool) -> None:
+    from areal_gsm8k.memory.fit import hardware
+
+    if found.changes:
+        console.print("\nChanged:" if fitted else "\nTo make it fit, what hurts least first (--fit writes it):")
+    for change in found.changes:
+        console.print(f"  {change}  ({change.why})", markup=False)
+    if not found.plan.fits:
+        helps = f" Even with these {found.plan.fullest.missing / GIB:.1f} GiB are missing." if found.changes else ""
+        if asked.gpus:
+            helps += f" Hardware: {hardware(asked.values, asked.config, asked.gpus, asked.resolve)}."
+        console.print(f"Nothing makes it fit.{helps}", style="red", markup=False)

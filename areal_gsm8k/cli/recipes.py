@@ -1,0 +1,60 @@
+"""`gsm8k recipes`: what there is, and what a combination of recipes changes.
+
+gsm8k recipes
+gsm8k recipes show qwen2.5-1.5b dapo 24gb
+"""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Overlays for models, algorithms, rewards, back ends and machines.")
+
+ENOUGH_GPUS = 1024  # `show` explains a configuration, for whatever machine it is meant
+
+
+@app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """List the recipes by kind. `show NAME ...` explains some of them together."""
+    if context.invoked_subcommand:
+        return
+    from areal_gsm8k.recipes import all_recipes
+
+    kind = None
+    for recipe in all_recipes():
+        if recipe.kind != kind:
+            kind = recipe.kind
+            typer.echo(f"{kind}:")
+        typer.echo(f"  {recipe.name:28}{recipe.title}")
+    typer.echo("To combine them: gsm8k recipes show llama-3.2-1b dr_grpo 24gb")
+
+
+@app.command()
+def show(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="For example qwen2.5-1.5b dapo 24gb.")]):
+    """The heads of these recipes, what they change together, and the command to type."""
+    from areal_gsm8k import recipes
+    from areal_gsm8k.loop.config import make_plan
+    from areal_gsm8k.loop.schema import ConfigError
+
+    try:
+        chosen = [recipes.read(recipes.find(name)) for name in names]
+        files = [recipe.path for recipe in chosen]
+        base, plan = (make_plan(some, ["trial_name=shown"], ENOUGH_GPUS) for some in ([], files))
+    except (recipes.RecipeError, ConfigError) as mistake:
+        typer.echo(f"error: {mistake}", err=True)
+        raise typer.Exit(2) from None
+    for recipe in chosen:
+        typer.echo(f"{recipe.kind}/{recipe.name}")
+        for line in recipe.head:
+            typer.echo(f"  {line}")
+    typer.echo("Changed, from the base:")
+    for key, (before, after) in recipes.differences(base.values, plan.values).items():
+        typer.echo(f"  {key}: {_short(before)} -> {_short(after)}")
+    typer.echo(recipes.command(files))
+
+
+def _short(value: object) -> str:
+    """A value on one line; a section is named, not written out."""
+    if isinstance(value, dict):
+        return f"a section of {len(value)} keys"
+    return "null" if value is None else str(value)

@@ -1,0 +1,62 @@
+"""Runs every check. One that breaks is itself a finding: a warning with the reason."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from areal_gsm8k.doctor import disk, gpu, host, network, packages
+from areal_gsm8k.doctor.finding import FAIL, WARN, Finding, fail, ok, warn
+from areal_gsm8k.doctor.machine import Machine
+from areal_gsm8k.doctor.wanted import Wanted
+
+Check = Callable[[Machine, Wanted], Finding | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    group: str
+    name: str
+    finding: Finding
+
+    def to_json(self) -> dict[str, str]:
+        return {"group": self.group, "name": self.name, **asdict(self.finding)}
+
+
+def configuration(machine: Machine, wanted: Wanted) -> Finding:
+    if wanted.mistake:
+        return fail(wanted.mistake, "Correct it; ./run train --dry-run with the same arguments checks it again.")
+    model = Path(wanted.model).name if wanted.model.startswith(("/", ".")) else wanted.model
+    return ok(f"{wanted.get('allocation_mode')}, {model} on {wanted.get('train_dataset.path')}")
+
+
+GROUPS: dict[str, dict[str, Check]] = {
+    "host": host.CHECKS,
+    "GPU": gpu.CHECKS,
+    "packages": packages.CHECKS,
+    "disk": disk.CHECKS,
+    "network": network.CHECKS,
+    "run": {"configuration": configuration},
+}
+
+
+def examine(machine: Machine, wanted: Wanted) -> list[Line]:
+    """Every line that applies to this machine and configuration, in the order of GROUPS."""
+    lines = []
+    for group, checks in GROUPS.items():
+        for name, check in checks.items():
+            try:
+                finding = check(machine, wanted)
+            except Exception as broken:
+                reason = " ".join(str(broken).split())[:200]
+                finding = warn(f"could not be checked: {type(broken).__name__}: {reason}", "Look at it by hand.")
+            if finding:
+                lines.append(Line(group, name, finding))
+    return lines
+
+
+def failed(lines: list[Line]) -> list[Line]:
+    return [line for line in lines if line.finding.level == FAIL]
+
+
+def warned(lines: list[Line]) -> list[Line]:
+    return [line for line in lines if line.finding.level == WARN]

@@ -1,0 +1,274 @@
+"""Checks of the GPU: driver, CUDA, compute capability, compilers, attention, sharing one card, memory."""
+
+from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
+from areal_gsm8k.doctor.machine import GIB, Machine
+from areal_gsm8k.doctor.nvidia import Gpu
+from areal_gsm8k.doctor.wanted import Wanted, written
+from areal_gsm8k.loop import devices
+
+OLDEST = (7, 5)  # SGLang 0.5.10: "SGLang only supports sm75 and above"
+AMPERE, HOPPER, BLACKWELL = (8, 0), (9, 0), (10, 0)
+BLACKWELL_CUDA = (12, 8)  # the first that knows it
+DRIVERS = {12: 525, 13: 580}  # docs.nvidia.com/deploy/cuda-compatibility: oldest driver of a CUDA major version
+MOST = 0.7  # of a shared card for the server
+IN_USE = 0.1  # share of a GPU's memory that a desktop takes at most
+CPU_RECIPE = "the CPU recipe needs none of this: CUDA_VISIBLE_DEVICES= ./run train --config configs/cpu.yaml"
+IN_A_CONTAINER = "docker compose -f docker/compose.yaml run --rm gpu train (it brings everything)"
+
+
+def usable(machine: Machine) -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order."""
+    gpus = {str(gpu.index): gpu for gpu in machine.driver.gpus}
+    names = devices.visible([gpu.uuid for gpu in gpus.values()], machine.environment.get("CUDA_VISIBLE_DEVICES"))
+    return [gpus[name] for name in names if name in gpus]
+
+
+def known(machine: Machine) -> list[Gpu]:
+    """The same; none where they cannot be read, which the checks then say."""
+    try:
+        return usable(machine)
+    except Exception:
+        return []
+
+
+def driver(machine: Machine, wanted: Wanted) -> Finding:
+    found = machine.driver
+    install = (
+        "Install the NVIDIA driver in Windows, none inside WSL, then wsl --shutdown"
+        if machine.wsl
+        else "Install the NVIDIA driver (Ubuntu: sudo ubuntu-drivers install) and restart"
+    )
+    if found.gpus:
+        return ok(f"{found.version}, CUDA up to {_dotted(found.cuda)}" if found.cuda else found.version)
+    if found.error:
+        restart = "Restart: the driver was updated while it ran" if "mismatch" in found.error else install
+        return fail(f"nvidia-smi lists no GPU: {found.error[:200]}", f"{restart}. Or {CPU_RECIPE}")
+    if machine.nvidia_device:
+        return warn("there is an NVIDIA card, and no driver for it", f"{install}. Until then: the CPU recipe.")
+    if wanted.on_gpu:
+        return fail("no NVIDIA GPU, and this configuration needs one", CPU_RECIPE)
+    return ok("no NVIDIA GPU: the CPU recipe, a tiny model from scratch")
+
+
+def chosen(machine: Machine, wanted: Wanted) -> Finding | None:
+    variable = machine.environment.get("CUDA_VISIBLE_DEVICES")
+    if not machine.driver.gpus or variable is None:
+        return None
+    left = usable(machine)
+    if "MIG-" in variable:
+        return fail(
+            f"CUDA_VISIBLE_DEVICES={variable}: AReaL takes GPUs by number, and a part of one (MIG) has none",
+            "Start in a container that shows this part only, and unset CUDA_VISIBLE_DEVICES.",
+        )
+    if not left and not wanted.on_gpu:
+        return ok(f"CUDA_VISIBLE_DEVICES={variable!r} hides every GPU: the CPU recipe")
+    named = len([name for name in variable.split(",") if name.strip()])
+    if len(left) < max(named, 1):
+        return fail(
+            f"CUDA_VISIBLE_DEVICES={variable!r} leaves {len(left)} of {len(machine.driver.gpus)} GPUs: "
+            "a name that is not there ends the list",
+            "unset CUDA_VISIBLE_DEVICES, or give numbers or ids that `nvidia-smi -L` lists",
+        )
+    return ok(f"CUDA_VISIBLE_DEVICES={variable} leaves {len(left)} of {len(machine.driver.gpus)}")
+
+
+def cards(machine: Machine, wanted: Wanted) -> Finding | None:
+    gpus = usable(machine)
+    if not gpus:
+        return None
+    weakest = min(gpus, key=lambda gpu: gpu.capability)
+    found = ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GiB, {_dotted(gpu.capability)})" for gpu in gpus)
+    if weakest.capability < OLDEST:
+        return fail(f"{found}: SGLang needs compute capability 7.5", f"Another card; {CPU_RECIPE}")
+    if weakest.capability < AMPERE and wanted.get("actor.dtype") == "bfloat16":
+        return warn(
+            f"{found}: before 8.0 there is no bfloat16, so SGLang computes in float16, unlike the trainer",
+            "Watch logprob_drift (docs/metrics.md); actor.dtype=float32 is exact on the trainer's side and takes twice "
+            "the memory.",
+        )
+    return ok(found)
+
+
+def cuda(machine: Machine, wanted: Wanted) -> Finding | None:
+    """The CUDA that torch was built with against the newest that the driver runs."""
+    gpus, newest = usable(machine), machine.driver.cuda
+    if not gpus or newest is None:
+        return None
+    built = machine.torch_cuda
+    if built is None:
+        return fail(
+            f"torch {machine.installed.get('torch', '')} is a CPU build: it cannot use the GPU",
+            "AREAL_GSM8K_DEVICE=gpu ./run doctor installs the GPU set",
+        )
+    found = f"torch was built with CUDA {_dotted(built)}, the driver runs up to {_dotted(newest)}"
+    needed = f"a driver of version {DRIVERS.get(built[0], '?')} or newer"
+    if built[0] > newest[0]:
+        return fail(found, f"Update the driver: {needed}.")
+    if built > newest and max(gpu.capability for gpu in gpus) >= BLACKWELL and newest < BLACKWELL_CUDA:
+        return fail(f"{found}; a Blackwell card needs 12.8", "Update the driver: version 570 or newer.")
+    if built > newest:
+        return warn(
+            f"{found}: works within a major version, less tested", "Update the driver if a kernel will not load."
+        )
+    return ok(found)
+
+
+def torch(machine: Machine, wanted: Wanted) -> Finding | None:
+    """What torch itself sees, asked in a process of its own, and only where there is something to see."""
+    gpus = usable(machine)
+    if not gpus or machine.torch_cuda is None:
+        return None
+    seen = machine.torch_sees
+    if seen["count"] < len(gpus):
+        return fail(
+            f"torch sees {seen['count']} of {len(gpus)} GPUs",
+            "See why: ./run python -c 'import torch; torch.zeros(1).cuda()'. In a container: --gpus all.",
+        )
+    majors = {arch.removeprefix("sm_").rstrip("af")[:-1] for arch in seen["archs"] if arch.startswith("sm_")}
+    unknown = [gpu.name for gpu in gpus if str(gpu.capability[0]) not in majors]
+    if unknown:
+        return fail(f"this torch has no kernels for {', '.join(unknown)} ({' '.join(seen['archs'])})", CPU_RECIPE)
+    return ok(f"torch sees {seen['count']}")
+
+
+def compilers(machine: Machine, wanted: Wanted) -> Finding | None:
+    """SGLang 0.5.10 and flashinfer compile kernels when the server starts, Triton a launcher in C."""
+    if not usable(machine) or not wanted.on_gpu:
+        return None
+    lacking = []
+    if wanted.backend == "sglang" and not machine.nvcc:
+        lacking.append("nvcc (SGLang compiles kernels as it starts)")
+    if not machine.compiler:
+        lacking.append("g++")
+    if not machine.python_headers:
+        lacking.append("Python.h")
+    if not lacking:
+        return ok(f"{f'nvcc at {machine.nvcc}, ' if machine.nvcc else ''}g++ at {machine.compiler}")
+    version = "{}.{}".format(*machine.python[:2])
+    packages = {"nvcc": "cuda-toolkit-12-8", "g++": "build-essential", "Python.h": f"python{version}-dev"}
+    names = " ".join(packages[thing.split()[0]] for thing in lacking)
+    source = " (from NVIDIA's repository for your system, under WSL its wsl-ubuntu one)" if "cuda" in names else ""
+    return fail(f"not there: {', '.join(lacking)}", f"sudo apt install {names}{source}; or {IN_A_CONTAINER}")
+
+
+def attention_backend(capability: tuple[int, int]) -> str:
+    """SGLang's attention kernels for a compute capability, as SGLang itself would choose (server_args.py).
+
+    fa3 is made for Hopper; flashinfer serves everything from 8.0; Triton the rest.
+    """
+    if capability[0] == HOPPER[0]:
+        return "fa3"
+    return "flashinfer" if capability >= AMPERE else "triton"
+
+
+def attention(machine: Machine, wanted: Wanted) -> Finding | None:
+    gpus = usable(machine)
+    if not gpus or wanted.backend != "sglang":
+        return None
+    weakest, newest = min(gpu.capability for gpu in gpus), max(gpu.capability for gpu in gpus)
+    asked = wanted.get("sglang.attention_backend")
+    best = attention_backend(weakest if weakest[0] != HOPPER[0] or newest[0] == HOPPER[0] else AMPERE)
+    key = f"sglang.attention_backend={best}"
+    if asked == "fa3" and not weakest[0] == newest[0] == HOPPER[0]:
+        why = "SGLang refuses it above 9.0" if newest >= BLACKWELL else "it is made for Hopper (9.0)"
+        return fail(f"sglang.attention_backend=fa3 on compute capability {_dotted(weakest)}: {why}", key, key)
+    if asked == "flashinfer" and weakest < AMPERE:
+        return fail(
+            f"sglang.attention_backend=flashinfer on compute capability {_dotted(weakest)}, below 8.0",
+            f"{key} sglang.sampling_backend=pytorch",
+            f"{key} sglang.sampling_backend=pytorch",
+        )
+    faster = f"; {key} is SGLang's own choice here" if best == "fa3" and asked != best else ""
+    return ok(f"sglang.attention_backend={asked or best}{faster}")
+
+
+def flash_attention(machine: Machine, wanted: Wanted) -> Finding | None:
+    """The trainer's attention. AReaL's default wants flash-attn, which it does not install."""
+    asked = wanted.get("actor.attn_impl")
+    if not wanted.on_gpu or asked is None:
+        return None
+    there = machine.installed.get("flash-attn")
+    if asked.startswith("flash_attention") and not there:
+        return fail(
+            f"actor.attn_impl={asked}, and flash-attn is not installed", "actor.attn_impl=sdpa", "actor.attn_impl=sdpa"
+        )
+    if asked == "sdpa":
+        other = f"; flash-attn {there} is here: actor.attn_impl=flash_attention_2 may be faster" if there else ""
+        return ok(f"actor.attn_impl=sdpa, with packed sequences kept apart (areal_gsm8k/loop/actor.py){other}")
+    return ok(f"actor.attn_impl={asked}{f', flash-attn {there}' if there else ''}")
+
+
+def sharing(machine: Machine, wanted: Wanted) -> Finding | None:
+    """Server and trainer as two processes on one card."""
+    gpus = usable(machine)
+    if len(gpus) != 1 or not wanted.on_gpu:
+        return None
+    if gpus[0].compute_mode not in ("Default", "[N/A]"):
+        return fail(
+            f"compute mode {gpus[0].compute_mode}: one process at a time, and server and trainer share this card",
+            "sudo nvidia-smi -c DEFAULT",
+        )
+    if wanted.get("enable_offload"):
+        return ok("server and trainer take turns on one card (areal_gsm8k/loop/turns.py), weights by disk")
+    key = "sglang.mem_fraction_static" if wanted.backend == "sglang" else "vllm.gpu_memory_utilization"
+    share = wanted.get(key)
+    if share is not None and share > MOST:
+        return warn(f"server and trainer share one card: {key}={share} leaves the trainer little", f"{key}=0.4")
+    return ok(f"server and trainer share one card: {key}={share}, weights by disk")
+
+
+def memory_in_use(machine: Machine, wanted: Wanted) -> Finding | None:
+    gpus = usable(machine)
+    if not gpus or not wanted.on_gpu:
+        return None
+    held = [f"{gpu.used / GIB:.1f} of {gpu.memory / GIB:.0f} GiB on GPU {gpu.index}" for gpu in gpus if _is_held(gpu)]
+    if not held:
+        return ok("free")
+    who = "; ".join(machine.driver.holders[:4]) or "the driver does not say by whom (under WSL: Windows' programs too)"
+    return warn(f"{', '.join(held)} are taken: {who}", "End those programs (kill PID), or lower the server's share.")
+
+
+def fits(machine: Machine, wanted: Wanted) -> Finding | None:
+    """The memory plan of this run against these cards, and the settings with which it fits."""
+    gpus = usable(machine)
+    if not gpus or not wanted.on_gpu:
+        return None
+    try:
+        from areal_gsm8k.memory import GPU, model_config, plan_for
+        from areal_gsm8k.memory.fit import fit
+    except ImportError:
+        return None
+    shape, _ = model_config.read(wanted.model)
+    cards = [GPU(gpu.memory / GIB, gpu.used / GIB) for gpu in gpus]
+    plan = plan_for(wanted.values, shape, cards)
+    needs = f"{plan.fullest.total / GIB:.1f} of {plan.fullest.capacity / GIB:.1f} GiB are needed at most, by gsm8k plan"
+    if plan.fits:
+        return ok(needs)
+    found = fit(wanted.values, shape, cards, wanted.with_settings)
+    if not found.plan.fits:
+        return fail(f"{needs}; no setting makes it fit", "A smaller model: ./run gsm8k recipes")
+    cure = " ".join(written(found.settings))
+    return fail(needs, cure, cure)
+
+
+def _is_held(gpu: Gpu) -> bool:
+    return gpu.used > IN_USE * gpu.memory
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+CHECKS = {
+    "driver": driver,
+    "chosen GPUs": chosen,
+    "cards": cards,
+    "CUDA": cuda,
+    "torch": torch,
+    "compilers": compilers,
+    "server's attention": attention,
+    "trainer's attention": flash_attention,
+    "one card for both": sharing,
+    "GPU memory": memory_in_use,
+    "memory plan": fits,
+}

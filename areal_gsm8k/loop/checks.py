@@ -1,0 +1,147 @@
+"""Is this configuration one that can be run? Arithmetic, names and GPUs, before anything is started.
+
+Called by areal_gsm8k/loop/config.py and resume.py; see it without starting anything: `./run train --dry-run`
+"""
+
+from omegaconf import DictConfig
+
+from areal_gsm8k import band, prompts
+from areal_gsm8k.loop import capacity, devices
+from areal_gsm8k.loop.allocation import Allocation
+from areal_gsm8k.loop.schema import ConfigError
+
+ELSEWHERE = ("ray", "slurm")  # the GPUs may be on other machines than this one
+SCHEDULERS = ("local", *ELSEWHERE)
+LOSS_REDUCTIONS = ("token_mean", "sequence_mean", "constant_length")
+
+
+def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
+    """Raise ConfigError when the allocation needs more GPUs than this machine, or the cluster asked for, has."""
+    if alloc.rollout.backend == "embedded":
+        return
+    nodes, each = (values["cluster"][key] for key in ("n_nodes", "n_gpus_per_node"))
+    where = "this machine has"
+    if nodes > 1 or values["scheduler"]["type"] in ELSEWHERE:
+        gpus, where = nodes * each, f"cluster.n_nodes={nodes} with cluster.n_gpus_per_node={each} make"
+    if not gpus:
+        raise ConfigError(
+            f"allocation_mode={str(alloc)!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
+            "`nvidia-smi -L` (or CUDA_VISIBLE_DEVICES hides it). Without one use the embedded back end: "
+            "allocation_mode=embedded.d1+fsdp.d1, or the whole CPU recipe: --config configs/cpu.yaml."
+        )
+    devices.check(alloc, gpus, values["actor"]["weight_update_mode"], where)
+
+
+def check_values(values: dict, alloc: Allocation) -> None:
+    """Arithmetic and names that AReaL would only stumble over minutes later, or not at all."""
+    batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
+    gconfig, actor = values["gconfig"], values["actor"]
+    budget = actor["mb_spec"]["max_tokens_per_mb"]
+    completions = gconfig["n_samples"] if values["dynamic_bs"] else batch * gconfig["n_samples"] // ranks
+    for key in ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size"):
+        section, leaf = key.split(".")
+        if values[section][leaf] is not None and values[section][leaf] < 1:
+            raise ConfigError(f"{key}={values[section][leaf]}: at least 1.")
+    for key in ("train_dataset.batch_size", "valid_dataset.batch_size"):
+        size = values[key.split(".")[0]]["batch_size"]
+        if size % ranks:
+            raise ConfigError(f"{key}={size} must be a multiple of the {ranks} data-parallel trainers.")
+    capacity.check(values["rollout"], batch, ranks)
+    devices.check_turns(values, alloc)
+    try:
+        band.configured(values)
+    except band.BandError as wrong:
+        raise ConfigError(
+            f"expected_band={values['expected_band']}: {wrong} expected_band=null does without."
+        ) from None
+    mistakes = [
+        (
+            values["answer_format"] not in prompts.FORMATS,
+            f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}.",
+        ),
+        (
+            gconfig["n_samples"] < 2,
+            f"gconfig.n_samples={gconfig['n_samples']}: GRPO compares samples of one prompt, so at least 2.",
+        ),
+        (
+            budget is None or budget <= gconfig["max_new_tokens"],
+            f"actor.mb_spec.max_tokens_per_mb={budget} must exceed the longest prompt plus "
+            f"gconfig.max_new_tokens={gconfig['max_new_tokens']}.",
+        ),
+        (
+            values["drop_groups_without_signal"] and not values["dynamic_bs"],
+            "drop_groups_without_signal=true needs dynamic_bs=true: a batch of rejected groups would never end.",
+        ),
+        (
+            values["dynamic_bs"] and ranks > 1,
+            f"dynamic_bs=true with {ranks} data-parallel trainers: AReaL cannot share out batches of different sizes. "
+            "Use one data-parallel trainer (tensor parallelism is fine), or dynamic_bs=false.",
+        ),
+        (
+            values["embedded"]["restarts"] < 0,
+            f"embedded.restarts={values['embedded']['restarts']}: 0 ends the run with its first dead server.",
+        ),
+        *(
+            (
+                not 0 <= values["collapse"][share] <= 1,
+                f"collapse.{share}={values['collapse'][share]}: a share between 0 and 1.",
+            )
+            for share in ("reward", "truncated")
+        ),
+        (
+            actor["ppo_n_minibatches"] > completions,
+            f"actor.ppo_n_minibatches={actor['ppo_n_minibatches']}: each needs a completion, and a trainer may get as "
+            f"few as {completions} a step. Lower it, or raise gconfig.n_samples or train_dataset.batch_size.",
+        ),
+        (
+            values["loss_reduction"] not in LOSS_REDUCTIONS,
+            f"loss_reduction={values['loss_reduction']!r}: choose one of {', '.join(LOSS_REDUCTIONS)}.",
+        ),
+        (
+            not 0 < (actor.get("overlong_tokens") or 1) <= gconfig["max_new_tokens"],
+            f"actor.overlong_tokens={actor.get('overlong_tokens')}: the penalty begins so many tokens before "
+            f"gconfig.max_new_tokens={gconfig['max_new_tokens']}, so at least 1 and at most that.",
+        ),
+        (
+            actor.get("use_sapo_loss") and actor["use_decoupled_loss"],
+            "actor.use_sapo_loss=true needs actor.use_decoupled_loss=false: SAPO's gate takes the place of the clip "
+            "and of the correction for stale samples. --config configs/algorithms/sapo.yaml sets both.",
+        ),
+        (
+            actor.get("use_lora") and actor["weight_update_mode"] != "disk",
+            f"actor.weight_update_mode={actor['weight_update_mode']} with LoRA: servers get the merged weights, made "
+            "when they are saved; set it to disk.",
+        ),
+        (
+            actor.get("use_lora") and alloc.train.tensor > 1,
+            f"allocation_mode={alloc} with LoRA: AReaL's tensor-parallel plan does not know the adapter's layers. Use "
+            "data parallelism for the trainer (fsdp.d2), which shards the weights as well.",
+        ),
+        (
+            values["rollout"].get("use_lora"),
+            "rollout.use_lora=true: the servers get the adapter merged into the model; leave it out.",
+        ),
+        (
+            values["recover"]["mode"] not in ("disabled", "off"),
+            f"recover.mode={values['recover']['mode']}: AReaL's own recovery overwrites its only checkpoint in place, "
+            "and ours takes its place. Leave the mode disabled, say how often to save with recover.freq_steps or "
+            "recover.freq_secs, and go on with ./run train --resume RUN.",
+        ),
+        (
+            values["scheduler"]["type"] not in (None, *SCHEDULERS),
+            f"scheduler.type={values['scheduler']['type']!r}: choose one of {', '.join(SCHEDULERS)} for AReaL's single "
+            "controller, or leave it out.",
+        ),
+        (
+            values["scheduler"]["type"] == "slurm" and alloc.rollout.backend == "embedded",
+            "scheduler.type=slurm with embedded rollout servers: they answer on the launcher's machine only, and Slurm "
+            "chooses where workers run. Use scheduler.type=local, or sglang or vllm in allocation_mode.",
+        ),
+        (
+            actor["weight_update_mode"] == "xccl" and alloc.rollout.backend == "embedded",
+            "actor.weight_update_mode=xccl: the embedded server takes its weights from disk; set it to disk.",
+        ),
+    ]
+    for wrong, message in mistakes:
+        if wrong:
+            raise ConfigError(message)

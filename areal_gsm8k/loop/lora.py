@@ -1,0 +1,32 @@
+"""LoRA weights merged into the model they were trained beside.
+
+AReaL 1.0.4 sends bare adapters to SGLang and vLLM, from its single controller only; our embedded server takes none. A
+whole model is what all of them load, what `gsm8k eval` reads and what recovers, so that is what is saved:
+
+    ./run train --config configs/algorithms/lora.yaml
+"""
+
+import torch
+
+PREFIX, FROZEN = "base_model.model.", ".base_layer"  # PEFT's names: base_model.model.<module>.base_layer.weight
+ADAPTER = ".lora_"
+
+
+def merged(state: dict[str, torch.Tensor], scaling: float, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The state dict of the plain model: W + scaling * B A for every adapted weight, in `dtype`.
+
+    `state` has PEFT's names, W (out, in), A (rank, in), B (out, rank); scaling is alpha / rank (LoRA, arXiv 2106.09685,
+    section 4.1). The sum is taken in float32.
+    """
+    plain = {}
+    for name, weight in state.items():
+        if ADAPTER in name:
+            continue
+        module = name.removesuffix(".weight").removesuffix(FROZEN)
+        down, up = (state.get(f"{module}.lora_{side}.default.weight") for side in "AB")
+        if down is not None:
+            weight = weight.float() + scaling * (up.float() @ down.float())
+        plain[name.removeprefix(PREFIX).replace(f"{FROZEN}.", ".")] = (
+            weight.to(dtype) if weight.is_floating_point() else weight
+        )
+    return plain

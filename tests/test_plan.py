@@ -1,0 +1,37 @@
+"""`gsm8k plan` on the base's model and a laptop's; the formulae themselves: docs/memory.md, benchmarks/memory.py."""
+
+import json
+
+from typer.testing import CliRunner
+
+from areal_gsm8k.cli import app
+
+
+def planned(*arguments: str):
+    return CliRunner().invoke(app, ["plan", *arguments], env={"COLUMNS": "120"})
+
+
+def test_what_does_not_fit_names_the_keys_that_make_it():
+    small = planned("actor.path=Qwen/Qwen2.5-1.5B-Instruct", "--gpu", "24")
+    assert "too much" in small.output and "max_tokens_per_mb 5120 -> 2560" in small.output
+    large = planned("actor.path=Qwen/Qwen2.5-1.5B-Instruct", "--gpu", "80")
+    assert large.exit_code == 0 and "too much" not in large.output
+
+
+def test_fit_writes_an_overlay_that_fits(tmp_path):
+    overlay = tmp_path / "fits.yaml"
+    planned("actor.path=Qwen/Qwen2.5-1.5B-Instruct", "--gpu", "24", "--fit", "--out", str(overlay))
+    assert overlay.exists()
+    again = planned("--config", str(overlay), "actor.path=Qwen/Qwen2.5-1.5B-Instruct", "--gpu", "24")
+    assert again.exit_code == 0 and "too much" not in again.output
+
+
+def test_json_holds_the_same():
+    found = json.loads(planned("actor.path=Qwen/Qwen2.5-0.5B-Instruct", "--gpu", "24", "--json").output)
+    assert found
+
+
+def test_a_model_that_nobody_knows_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    wrong = planned(f"actor.path={tmp_path}", "--gpu", "24")
+    assert wrong.exit_code != 0 and "config.json" in wrong.output and "Traceback" not in wrong.output
