@@ -36,7 +36,7 @@ function signed(value) {
 function advantageOf(sample, largest) {
   if (sample.advantage == null) return null;
   const bar = element("span", `advantage ${sample.advantage < 0 ? "negative" : ""}`, element("i"));
-  bar.firstChild.style.setProperty("--size", largest ? Math.abs(sample.advantage) / largest : 0);
+  bar.firstChild.style.setProperty("--size", largest > 1e-3 ? Math.abs(sample.advantage) / largest : 0);
   return element("span", "", signed(sample.advantage), bar);
 }
 
