@@ -85,3 +85,8 @@ def test_new_weights_are_named_when_whole_and_the_old_ones_go_when_all_servers_h
     actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(new)))
     assert log == ["saved", "named v2", "paused", "loaded", "continued"]
     assert new.exists() and not old.exists()
+    actor.load_later = True  # the servers are off the GPU, and load the named folder when they are back
+    log.clear()
+    actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(tmp_path / "v3")))
+    assert log == ["saved", "named v3"]
+    assert actor.served == str(tmp_path / "v3") and not new.exists()

@@ -185,7 +185,7 @@ for process in areal_launcher.psutil.Process().children(recursive=True):
 )
 def test_a_server_that_died_while_it_started_ends_the_launch(server, code, said):
     done = subprocess.run(
-        [sys.executable, "-c", WATCHING, server], capture_output=True, text=True, timeout=60, cwd=config.PROJECT
+        [sys.executable, "-c", WATCHING, server], capture_output=True, text=True, timeout=300, cwd=config.PROJECT
     )
     assert done.returncode == code, done.stderr
     assert said in done.stdout

@@ -363,7 +363,7 @@ except SystemExit as end:
 """
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=offline, cwd=PROJECT, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, env=offline, cwd=PROJECT, timeout=300
     )
     said = json.loads(done.stdout)
     assert done.stderr.split()[-2:] == ["False", str(int(said["failed"] > 0))]

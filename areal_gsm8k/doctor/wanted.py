@@ -71,7 +71,7 @@ def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path])
     One that cannot run becomes a mistake, beside what would run here.
     """
     mistake = ""
-    for attempt, settings in ((files or recipe, overrides), (recipe, [])):
+    for attempt, settings in ((files or recipe, overrides), (recipe, []), ([], [])):
         chosen = attempt or ([] if gpus else [config.CPU_OVERLAY])  # as `train` itself does
         try:
             values = config.make_plan(chosen, settings, gpus).values

@@ -37,13 +37,14 @@ OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's upda
 
 
 class PackedActor(FSDPPPOActor):
+    load_later = False  # servers are off the GPU during updates (areal_gsm8k/loop/turns.py): only save
+
     def __init__(self, config: PPOActorConfig):
         super().__init__(config)
         self.on_advantages: Callable[[list[dict[str, Any]]], None] = self.keep_rows
         self.rows: list[dict[str, Any]] = []
         self.on_weights_saved: Callable[[str], None] = lambda folder: None
         self.served: str | None = None  # the folder every server loaded last, or will
-        self.load_later = False  # servers are off the GPU at updates: the trainer has them load when they are back
         self.shuffle_seed: int | None = None
         self.loss_reduction = "token_mean"
 

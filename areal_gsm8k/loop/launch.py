@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from areal_gsm8k import data, environment, hub, tiny, verdict
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.loop import config, devices, resume
+from areal_gsm8k.loop import checks, config, devices, resume
 from areal_gsm8k.loop.config import Plan
 from areal_gsm8k.loop.processes import processes
 from areal_gsm8k.loop.schema import ConfigError
@@ -167,7 +167,7 @@ def check_reward(plan: Plan) -> None:
 
 def choose_gpus(plan: Plan) -> None:
     """Tell AReaL which GPUs of this machine are ours, where it hands them out. Raises ConfigError."""
-    if plan.allocation.rollout.backend == "embedded" or plan.get("scheduler.type") in config.ELSEWHERE:
+    if plan.allocation.rollout.backend == "embedded" or plan.get("scheduler.type") in checks.ELSEWHERE:
         return
     if ours := devices.for_areal():
         plan.environment |= ours
