@@ -1,4 +1,4 @@
-"""`gsm8k plan` on the base's model and a laptop's; the formulae themselves: docs/memory.md, benchmarks/memory.py."""
+"""`gsm8k plan` as a user types it; the formulae themselves: docs/memory.md."""
 
 import json
 
