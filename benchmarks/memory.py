@@ -8,11 +8,14 @@ areal/utils/functional/vocab_parallel.py); tests/test_memory_areal.py holds it a
 counts once, from its allocation to its release, so the peak is exact; nothing is read from the operating system.
 """
 
+import argparse
 import gc
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,7 +23,7 @@ import transformers
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from areal_gsm8k.memory import model_shape
+from areal_gsm8k.memory import model_config, model_shape
 from areal_gsm8k.memory.trainer import BYTES, CHUNK, Trainer
 
 PHASES = ("loading", "logprobs", "forward", "loss", "backward", "optimizer")
@@ -145,15 +148,21 @@ class Step:
                 loss.backward()
 
 
-def measure(setup: Setup) -> dict[str, int]:
-    """Bytes at the peak of each phase of the second step, and while loading."""
-    if setup.device == "cpu":
-        return cpu_peaks(lambda: Step(setup))
-    return cuda_peaks(lambda: Step(setup))
+class Alive(NamedTuple):
+    """Bytes of one phase."""
+
+    peak: int
+    after: int
 
 
-def cpu_peaks(make: Callable[[], Callable]) -> dict[str, int]:
-    """Largest sum of live allocations in each phase, from the profiler's record of every allocation and release.
+def measure(setup: Setup) -> dict[str, Alive]:
+    """Bytes alive in each phase of the second step, and while loading."""
+    start_group(setup.data, setup.device)
+    return on_cpu(lambda: Step(setup)) if setup.device == "cpu" else on_cuda(lambda: Step(setup))
+
+
+def on_cpu(make: Callable[[], Callable]) -> dict[str, Alive]:
+    """From the profiler's record of every allocation and release.
 
     `make()` gives a step, which is called with `phase`; phases of the last of STEPS calls count, and "loading".
     """
@@ -167,41 +176,44 @@ def cpu_peaks(make: Callable[[], Callable]) -> dict[str, int]:
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     times = [time for time, _ in changes]
     alive = [0, *itertools.accumulate(change for _, change in changes)]
-    peaks = {}
-    for event in events:
+    phases: dict[str, Alive] = {}
+    for event in sorted(events, key=lambda event: event.start_ns()):
         if not event.name().startswith("memory:"):
             continue
         _, number, name = event.name().split(":")
         if number in ("0", str(STEPS)):
             first = bisect_left(times, event.start_ns())
             last = bisect_right(times, event.start_ns() + event.duration_ns())
-            peaks[name] = max(peaks.get(name, 0), *alive[first : last + 1])
-    return peaks
+            phases[name] = _joined(phases.get(name), Alive(max(alive[first : last + 1]), alive[last]))
+    return phases
 
 
-def cuda_peaks(make: Callable[[], Callable]) -> dict[str, int]:
+def on_cuda(make: Callable[[], Callable]) -> dict[str, Alive]:
     """The same from torch.cuda.max_memory_allocated."""
     gc.collect()
     torch.cuda.empty_cache()
     start = torch.cuda.memory_allocated()
-    peaks: dict[str, int] = {}
+    phases: dict[str, Alive] = {}
 
-    class Phase:
-        def __init__(self, name: str):
-            self.name = name
+    @contextmanager
+    def phase(name: str):
+        torch.cuda.reset_peak_memory_stats()
+        yield
+        seen = Alive(torch.cuda.max_memory_allocated() - start, torch.cuda.memory_allocated() - start)
+        phases[name] = _joined(phases.get(name), seen)
 
-        def __enter__(self):
-            torch.cuda.reset_peak_memory_stats()
-
-        def __exit__(self, *raised):
-            peaks[self.name] = max(peaks.get(self.name, 0), torch.cuda.max_memory_allocated() - start)
-
-    with Phase("loading"):
+    with phase("loading"):
         step = make()
+    loading = phases["loading"]
     for _ in range(STEPS):
-        peaks = {"loading": peaks["loading"]}
-        step(Phase)
-    return peaks
+        phases.clear()
+        step(phase)
+    return {"loading": loading} | phases
+
+
+def _joined(earlier: Alive | None, later: Alive) -> Alive:
+    """A phase that comes once a micro-batch."""
+    return Alive(max(earlier.peak, later.peak), later.after) if earlier else later
 
 
 def start_group(ranks: int = 1, device: str = "cpu") -> None:
@@ -218,8 +230,60 @@ def start_group(ranks: int = 1, device: str = "cpu") -> None:
 
 def compare(setup: Setup) -> tuple[int, int, str, str]:
     """(measured peak, planned peak, phase of the measured one, moment of the planned one)."""
-    start_group(setup.data, setup.device)
-    peaks = measure(setup)
-    phase = max(peaks, key=lambda name: peaks[name])
+    phases = measure(setup)
+    phase = max(phases, key=lambda name: phases[name].peak)
     moment, parts = setup.trainer.peak()
-    return peaks[phase], sum(parts.values()), phase, moment
+    return phases[phase].peak, sum(parts.values()), phase, moment
+
+
+def shaped(kind: str, hidden: int, layers: int, heads: int, kv_heads: int, inner: int, vocab: int, tied: bool) -> dict:
+    """A config.json of these sizes."""
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": vocab, "tie_word_embeddings": tied}
+    if kind == "gpt_neo":
+        quiet = dict.fromkeys(("attention_dropout", "embed_dropout", "resid_dropout"), 0.0)
+        kinds = {"attention_types": [[["global", "local"], layers // 2]], "max_position_embeddings": 512}
+        return {"model_type": kind, "num_layers": layers, "num_heads": heads} | sizes | quiet | kinds
+    own = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads}
+    return {"model_type": kind, "num_hidden_layers": layers} | sizes | own
+
+
+def larger() -> list[Setup]:
+    """What the CPU table is made of: widths, depths and vocabularies larger than the tests', both dtypes."""
+    qwen = shaped("qwen2", 512, 8, 8, 2, 1536, 8000, True)
+    llama = shaped("llama", 768, 4, 12, 4, 2048, 16000, False)
+    setups = [
+        Setup(config, tokens // fewer, 4, micro_batches, dtype, checkpointing=checkpointing)
+        for config, tokens in ((qwen, 1024), (llama, 512))
+        for dtype, micro_batches, fewer in (("float32", 1, 1), ("bfloat16", 2, 4))  # bfloat16 is slow on most CPUs
+        for checkpointing in (False, True)
+    ]
+    return [*setups, replace(setups[-1], data=4)]
+
+
+def on_gpu() -> list[Setup]:
+    """What the GPU table is made of: the shapes of the recipes' smallest models."""
+    return [
+        Setup(model_config.known()[name], tokens, 8, 2, "bfloat16", checkpointing=checkpointing, device="cuda")
+        for name, tokens in (("Qwen/Qwen2.5-0.5B-Instruct", 5120), ("Qwen/Qwen2.5-1.5B-Instruct", 2560))
+        for checkpointing in (True, False)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device = parser.parse_args().device
+    columns = "model", "hidden x layers, vocabulary", "tokens", "dtype", "checkpointing", "ranks", "measured", "planned"
+    print(f"| {' | '.join(columns)} | | peak in |\n{'|---' * (len(columns) + 2)}|")
+    for setup in larger() if device == "cpu" else on_gpu():
+        measured, planned, phase, moment = compare(setup)
+        shape = setup.trainer.shape
+        sizes = f"{shape.family} | {shape.hidden} x {shape.layers}, {shape.vocab:,}"
+        sizes += f" | {setup.micro_batches} x {setup.tokens}"
+        how = f"{setup.dtype} | {'on' if setup.checkpointing else 'off'} | {setup.data}"
+        bytes_ = f"{measured / 1e6:,.0f} MB | {planned / 1e6:,.0f} MB | {planned / measured - 1:+.1%}"
+        print(f"| {sizes} | {how} | {bytes_} | {phase}; planned: {moment} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

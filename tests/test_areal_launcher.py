@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from areal_gsm8k.loop import config, launch, processes
+from areal_gsm8k.loop import config, devices, processes, readiness
 from areal_gsm8k.runs import Run
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("areal") is None, reason="areal is not installed")
@@ -124,8 +124,8 @@ def started(patch, folder: Path, settings: list[str]) -> tuple[list[str], dict[s
     noted = []
     patch.setattr(processes, "Child", lambda name, command, log, environment: noted.append((command, environment)))
     overrides = [f"runs_dir={folder}", "experiment_name=e", "trial_name=t", *settings]
-    plan = config.make_plan([], overrides, launch.devices.count())
-    launch.choose_gpus(plan)
+    plan = config.make_plan([], overrides, devices.count())
+    readiness.choose_gpus(plan)
     run = Run.create(plan.run_dir)
     config.write(plan, run.config)
     processes.RunProcesses(plan, run).start_trainers()

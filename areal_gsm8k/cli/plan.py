@@ -7,6 +7,7 @@ gsm8k plan actor.path=meta-llama/Llama-3.1-8B-Instruct allocation_mode=sglang.d4
 
 from __future__ import annotations
 
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +30,7 @@ FILLS = {  # what stands for which parts
 }
 PARTS = [name for names in FILLS.values() for name in names]
 LEGEND = "█ weights, gradients, optimizer   ▓ comes and goes   ▒ keys and values   ░ context, margin   · free"
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 
 
 def plan(
@@ -45,7 +46,8 @@ def plan(
 ) -> None:
     """Memory of every process of a run, before it is started. Exit code 1 when it does not fit.
 
-    Without --gpu or --gpus: this machine's cards, and without any the smallest that would do.
+    Without --gpu or --gpus: this machine's cards, and without any the smallest that would do. Without --config: what
+    `train` takes on such cards by itself; the base alone: --config train_grpo.yaml.
     """
     from rich.console import Console
 
@@ -73,7 +75,7 @@ def plan(
     if found:
         _advise(console, found, asked, fit)
     if fit and shown.fits:
-        console.print(f"\nWritten to {out}: --config {out}" if out else f"\n{overlay}", markup=False)
+        console.print(f"\n{out} written: {asked.command(out)}" if out else f"\n{overlay}", markup=False)
     raise typer.Exit(int(not shown.fits))
 
 
@@ -83,13 +85,14 @@ class Asked:
     def __init__(self, files: list[Path], overrides: list[str], gpu: str | None, gpus: str | None):
         import psutil
 
+        from areal_gsm8k.loop import scales
         from areal_gsm8k.memory import cards, model_config
         from areal_gsm8k.memory.plan import plan_for
 
         if gpu and gpus:
             raise ValueError("--gpu and --gpus: give one of them.")
-        self.files, self.overrides = files, overrides
         self.gpus = cards.read(gpu or gpus, "--gpu" if gpu else "--gpus") if gpu or gpus else cards.here()
+        self.files, self.overrides = files or scales.suited([gpu.gib for gpu in self.gpus]), overrides
         self.count = len(self.gpus) or 1 << 20  # no card here and none given: as many as the allocation asks for
         self.memory = psutil.virtual_memory().total
         run = self.resolved([])
@@ -99,6 +102,11 @@ class Asked:
         if self.assumed:
             self.gpus = self._smallest(1 if run.allocation.train.devices == run.allocation.rollout.devices == 1 else 0)
         self.planned = plan_for(self.values, self.config, self.gpus, self.memory)
+
+    def command(self, overlay: Path) -> str:
+        """What to type to train with this overlay on top."""
+        files = [word for file in [*self.files, overlay] for word in ("--config", str(file))]
+        return shlex.join(["./run", "train", *files, *self.overrides])
 
     def resolved(self, more: list[str]) -> Plan:
         from areal_gsm8k.loop.config import make_plan
@@ -149,23 +157,25 @@ def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
     from rich.table import Table
 
     assumed = ", the smallest usual cards that hold it; no card was found here" if asked.assumed and shown.fits else ""
-    console.print(f"{asked.path} ({asked.source}): {shown.shape.parameters / 1e9:.2f} B parameters", markup=False)
+    console.print(f"{asked.path} ({asked.source}): {shown.shape.parameters / 1e6:,.1f} M parameters", markup=False)
     console.print(f"{shown.allocation}{assumed}", markup=False)
+    console.print(" ".join(["train_grpo.yaml", *map(str, asked.files)]), markup=False)
     for cards in (list(same) for _, same in groupby(shown.cards, _as_drawn)):
         card = cards[0]
         name = card.name if len(cards) == 1 else f"{card.name} to {cards[-1].name.removeprefix('GPU ')}"
         state = f"{card.missing / GIB:.1f} GiB too much" if card.missing else "fits"
         console.print(f"\n[bold]{name}[/bold]  {card.total / GIB:.1f} of {card.capacity / GIB:.1f} GiB: {state}")
         console.print(bar(card), markup=False, style="red" if card.missing else "green")
-        table = Table("GiB", *(process.name for process in card.processes))
+        unit, one = ("GiB", GIB) if card.total > 4 * GIB else ("MiB", MIB)
+        table = Table(unit, *(process.name for process in card.processes))
         for column in table.columns[1:]:
             column.justify = "right"
         there = {part for process in card.processes for part in process.parts}
         for part in (name for name in PARTS if name in there):
             sizes = (process.parts.get(part) for process in card.processes)
-            table.add_row(part, *("" if size is None else f"{size / GIB:.2f}" for size in sizes))
+            table.add_row(part, *("" if size is None else f"{size / one:,.2f}" for size in sizes))
         table.add_section()
-        table.add_row("most at once", *(f"{process.total / GIB:.2f}" for process in card.processes))
+        table.add_row("most at once", *(f"{process.total / one:,.2f}" for process in card.processes))
         console.print(table)
         for process in card.processes:
             console.print(f"{process.name} needs most at: {process.moment}. {process.note}".strip(), markup=False)
@@ -174,7 +184,7 @@ def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
         _ways(console, card)
     console.print(LEGEND, markup=False, style="dim")
     if shown.host:
-        console.print(f"The trainer also keeps {shown.host / GIB:.1f} GiB in the machine's memory.")
+        console.print(f"Trainers also keep {shown.host / GIB:.1f} GiB in the machine's memory.")
     for note in shown.notes:
         console.print(note, markup=False)
 
@@ -197,12 +207,15 @@ def _as_drawn(card: Card):
 
 
 def bar(card: Card) -> str:
-    """The card as a line of BAR characters, longer when more is needed than there is."""
-    drawn = ""
-    for process in card.processes:
+    """The card as a line of BAR characters; a bar crosses it where the card ends, when more is needed."""
+    whole, drawn = max(card.total, card.capacity), "░" * round(card.used / max(card.total, card.capacity) * BAR)
+    for process in card.processes if not card.in_turns else [max(card.processes, key=lambda process: process.total)]:
         for fill, names in FILLS.items():
             size = sum(max(0, part) for name, part in process.parts.items() if name in names)
-            drawn += fill * round(size / card.capacity * BAR)
+            drawn += fill * round(size / whole * BAR)
+    if card.total > card.capacity:
+        end = round(card.capacity / whole * BAR)
+        return f"{drawn[:end]}|{drawn[end:]}"
     return drawn + "·" * (BAR - len(drawn))
 
 
@@ -213,6 +226,8 @@ def _advise(console: Console, found: Fit, asked: Asked, fitted: bool) -> None:
         console.print("\nChanged:" if fitted else "\nTo make it fit, what hurts least first (--fit writes it):")
     for change in found.changes:
         console.print(f"  {change}  ({change.why})", markup=False)
+    if found.plan.host and not fitted:
+        console.print(f"  Trainers then keep {found.plan.host / GIB:.1f} GiB in the machine's memory.")
     if not found.plan.fits:
         helps = f" Even with these {found.plan.fullest.missing / GIB:.1f} GiB are missing." if found.changes else ""
         if asked.gpus:

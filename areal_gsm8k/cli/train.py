@@ -26,7 +26,7 @@ def train(
         bool, typer.Option("--dry-run", help="Write the resolved configuration and start nothing.")
     ] = False,
 ) -> None:
-    """Train with GRPO. Without --config and without a GPU: the CPU recipe, a tiny model that learns in minutes."""
+    """Train with GRPO. Without --config: what suits this machine's GPUs; without one the CPU recipe, a tiny model."""
     from areal_gsm8k.loop import launch
 
     raise typer.Exit(launch.train(config or [], overrides or [], dry_run, resume))

@@ -8,10 +8,8 @@ from areal_gsm8k.doctor import gpu
 from areal_gsm8k.doctor.examination import Line, failed
 from areal_gsm8k.doctor.machine import GIB, Machine
 from areal_gsm8k.doctor.wanted import Wanted
+from areal_gsm8k.loop import scales
 
-SCALES = Path("configs/scales")
-CARDS = (80, 24, 16, 12, 8)  # GB: the overlays for one GPU
-COUNTS = (8, 4, 2)  # the overlays for several
 EVERYWHERE = ("host", "disk")  # groups whose failures stop the CPU recipe as well
 
 
@@ -22,15 +20,8 @@ class Advice:
 
 
 def recipe(machine: Machine) -> list[Path]:
-    """The overlays of configs/scales/ for this machine's GPUs; none without one."""
-    gpus = gpu.known(machine)
-    if not gpus:
-        return []
-    memory = round(min(card.memory for card in gpus) / GIB)
-    names = [f"{size}gb" for size in CARDS if size <= memory][:1] + [f"{n}gpus" for n in COUNTS if n <= len(gpus)][:1]
-    files = (machine.project / SCALES / f"{name}.yaml" for name in names)
-    here = Path.cwd()
-    return [file.relative_to(here) if file.is_relative_to(here) else file for file in files if file.exists()]
+    """The overlays `./run train` takes by itself on this machine's GPUs; none without one."""
+    return scales.suited([card.memory / GIB for card in gpu.known(machine)])
 
 
 def advise(lines: list[Line], machine: Machine, wanted: Wanted) -> Advice:

@@ -13,24 +13,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from areal_gsm8k import data, environment, hub, tiny, verdict
+from areal_gsm8k import data, environment, tiny, verdict
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.loop import checks, config, devices, resume
+from areal_gsm8k.loop import config, devices, readiness, resume, scales
 from areal_gsm8k.loop.config import Plan
 from areal_gsm8k.loop.processes import processes
 from areal_gsm8k.loop.schema import ConfigError
 from areal_gsm8k.report import plots, summary
 from areal_gsm8k.report.live import LiveView
-from areal_gsm8k.reward_process import RewardError
-from areal_gsm8k.rewards import Reward
 from areal_gsm8k.runs import COLLAPSED, REFUSED, STOPPED, Run, RunError
-from math_parser import grade
 
 POLL_SECONDS = 0.25
 # Of the tiny recipe, measured on 2 cores: see docs/verification.md.
@@ -50,10 +46,10 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
             config.write(plan, file)
             _say(console, f"Resolved configuration written to {file}; nothing was started.")
             return 0
-        check_model(plan)
-        check_reward(plan)
-        choose_gpus(plan)
-        steps = count_steps(plan)
+        readiness.check_model(plan)
+        readiness.check_reward(plan)
+        readiness.choose_gpus(plan)
+        steps = readiness.count_steps(plan)
         run, step = _open(plan, resumed, console)
         config.write(plan, run.config)
         run.add_launch(_typed_command(), step, steps)
@@ -113,9 +109,9 @@ def _plan(config_files: list[Path], overrides: list[str], run: Path | None, cons
         if config_files:
             raise ConfigError(f"--resume and --config: a resumed run keeps its configuration, {run / 'config.yaml'}.")
         return resume.reopen(run, overrides, gpus)
-    if not config_files and not gpus:
-        _say(console, "No NVIDIA GPU found: using configs/cpu.yaml (a tiny model from scratch, generated problems).")
-        config_files = [config.CPU_OVERLAY]
+    if not config_files:
+        config_files, why = scales.of_this_machine()
+        _say(console, why)
     return config.make_plan(config_files, overrides, gpus)
 
 
@@ -129,75 +125,6 @@ def _open(plan: Plan, resumed: Path | None, console: Console) -> tuple[Run, int]
     for note in notes:
         _say(console, escape(note))
     return run, step
-
-
-def check_model(plan: Plan) -> None:
-    """The model must be there before anything is started. Raises ConfigError.
-
-    A hub name is asked for once; when the hub does not answer, the children are told to use the local cache only.
-    """
-    path = plan.get("actor.path")
-    if plan.start_model or (Path(path) / "config.json").exists():
-        return
-    if Path(path).exists() or not hub.is_hub_id(path):
-        raise ConfigError(
-            f"actor.path={path!r}: no config.json there. Give a Hugging Face model folder, a hub name such as "
-            f"Qwen/Qwen2.5-0.5B-Instruct, or `{config.TINY}` for the model made from scratch."
-        )
-    from transformers import AutoConfig
-
-    try:
-        with hub.hub_or_cache(path, "model") as answered:
-            AutoConfig.from_pretrained(path)
-    except (hub.HubError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"actor.path={path!r}: not on this disk, and the hub does not give it ({reason}).") from None
-    if not answered:
-        plan.environment["HF_HUB_OFFLINE"] = "1"
-
-
-def check_reward(plan: Plan) -> None:
-    """The reward must be computable: its bounds fit, and a user's own function loads. Raises ConfigError."""
-    settings = SimpleNamespace(**plan.values["reward"])
-    try:
-        Reward.from_settings(settings, plan.get("gconfig.max_new_tokens")).close()
-    except (ValueError, RewardError) as error:
-        raise ConfigError(str(error)) from None
-
-
-def choose_gpus(plan: Plan) -> None:
-    """Tell AReaL which GPUs of this machine are ours, where it hands them out. Raises ConfigError."""
-    if plan.allocation.rollout.backend == "embedded" or plan.get("scheduler.type") in checks.ELSEWHERE:
-        return
-    if ours := devices.for_areal():
-        plan.environment |= ours
-        # AReaL's SGLang server counts its ports up from its GPU's number; beyond this key's value they leave the range.
-        highest = max(map(int, ours["CUDA_VISIBLE_DEVICES"].split(",")))
-        cluster = plan.values["cluster"]
-        cluster["n_gpus_per_node"] = max(cluster["n_gpus_per_node"], highest + 1)
-
-
-def count_steps(plan: Plan) -> int:
-    """Training steps of the run. Reads both data splits, so that a bad file is found before anything is started."""
-    train = plan.values["train_dataset"]
-    problems = data.load_problems(train["path"], train["split"], plan.get("data.train_rows"), seed=plan.get("seed"))
-    for row in [*problems, *_dev_rows(plan)]:
-        verdict = grade(row["answer"], row["answer"])
-        if verdict.error or not verdict.lenient:
-            raise ConfigError(f"row {row['id']}: no completion could be right, its answer is {row['answer'][-80:]!r}.")
-    per_epoch = len(problems) // train["batch_size"]
-    if per_epoch == 0:
-        raise ConfigError(
-            f"train_dataset.path={train['path']!r} holds {len(problems)} rows, fewer than one batch of "
-            f"train_dataset.batch_size={train['batch_size']}."
-        )
-    planned = per_epoch * plan.values["total_train_epochs"]
-    return min(planned, plan.values["total_train_steps"] or planned)
-
-
-def _dev_rows(plan: Plan):
-    valid = plan.values["valid_dataset"]
-    return data.load_problems(valid["path"], valid["split"], plan.get("data.dev_rows"), seed=plan.get("seed"))
 
 
 def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
@@ -273,7 +200,7 @@ def _finish(plan: Plan, run: Run, console: Console) -> None:
         "model": plan.get("actor.path"),
         "data": plan.get("valid_dataset.path"),
         "split": plan.get("valid_dataset.split"),
-        "data_checksum": data.checksum(_dev_rows(plan)),
+        "data_checksum": data.checksum(readiness.dev_rows(plan)),
         "seed": plan.get("seed"),
         "reward": plan.get("reward"),
         "wall_seconds": round(seconds, 1),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from areal_gsm8k import problems, tiny
-from areal_gsm8k.loop import config, devices
+from areal_gsm8k.loop import config, devices, scales
 from areal_gsm8k.loop.config import PROJECT, Plan
 from areal_gsm8k.runs import Run, to_lines, write_atomically
 
@@ -39,8 +39,8 @@ class Baseline:
 def run(config_files: list[Path], overrides: list[str], out: Path, sft_lr: float) -> None:
     """All stages. Raises ConfigError before anything is started, StageFailed when a command fails."""
     gpus = devices.count()
-    if not config_files and not gpus:
-        config_files = [config.CPU_OVERLAY]
+    if not config_files:
+        config_files, _ = scales.of_this_machine()
     ours = [*overrides, f"runs_dir={out / 'grpo'}", "trial_name=grpo"]
     plan = config.make_plan(config_files, ours, gpus)
     if plan.start_model and not plan.get("total_train_steps"):

@@ -3,7 +3,8 @@
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) counts them for Megatron's GPT: `s b h (34 + 5 a s / h)` bytes a
 layer. Here they are counted for the code that really runs: transformers 5.3's Llama, Qwen2, Qwen3 and GPT-Neo, packed
 sequences in one row of T tokens, under sdpa, flash or eager attention. Element sizes are the compute dtype's `e` bytes
-but where float32 is forced (norms, softmax).
+but where float32 is forced (norms, softmax). docs/memory.md lists the tensors; tests/test_memory_training.py holds the
+sums against measured steps.
 """
 
 from dataclasses import dataclass
@@ -86,16 +87,21 @@ class Activations:
         return 2 * self.norm + self.attention_saved + self.mlp + adapters
 
     @property
+    def mask(self) -> int:
+        """Which token sees which: booleans, or for eager attention numbers to add."""
+        return self.tokens**2 * (1 if self.attention == "sdpa" else self.element) if self.attention in MASKED else 0
+
+    @property
     def shared(self) -> int:
-        """Saved once a pass: token ids, positions, rotary tables, the mask."""
-        mask = self.tokens**2 * (1 if self.attention == "sdpa" else self.element) if self.attention in MASKED else 0
+        """Saved once a pass: token ids, positions, rotary tables."""
         tables = 2 * self.shape.head_dim * self.element if self.shape.gated else 0
-        return self.tokens * (16 + tables) + mask
+        return self.tokens * (16 + tables)
 
     def kept(self, checkpointing: bool) -> int:
-        """Alive when the forward pass ends; with gradient checkpointing only each layer's input is."""
-        layer = self.hidden // self.tensor if checkpointing else self.layer
-        return self.shape.layers * layer + self.norm + self.shared
+        """Alive when the forward pass ends; with gradient checkpointing each layer's input, and the mask for later."""
+        layers = self.shape.layers
+        saved = layers * self.hidden // self.tensor + self.mask if checkpointing else layers * self.layer
+        return saved + self.norm + self.shared
 
     def layer_backward(self, checkpointing: bool, layers_left: int) -> int:
         """Most that is alive while one layer is differentiated and `layers_left`, itself included, are still to be.
@@ -103,12 +109,16 @@ class Activations:
         In the MLP: the layer's saved tensors less the product, which is used first, and three gradients of its width.
         In eager attention, when the MLP's are gone: softmax, its gradient, and the scores' gradient, all float32.
         """
-        below = layers_left * self.hidden // self.tensor if checkpointing else (layers_left - 1) * self.layer
+        inputs = layers_left * self.hidden // self.tensor + self.mask
+        below = inputs if checkpointing else (layers_left - 1) * self.layer
         in_mlp = self.layer + 2 * self.inner + self.hidden
         in_attention = self.layer - self.mlp - self.norm + self.scores * (12 - self._softmax) + 3 * self.hidden
         return below + self.shared + max(in_mlp, in_attention if self.scores else 0)
 
     @property
     def forward_only(self) -> int:
-        """Most that is alive in a pass that keeps nothing: one layer's MLP, or its eager scores."""
-        return self.shared + 2 * self.hidden + max(3 * self.inner, self.scores * 8)
+        """Most that is alive in a pass that keeps nothing: one layer's MLP, or its attention with mask or scores."""
+        query = self.tokens * self.shape.query // self.tensor * self.element
+        mask = self.tokens**2 * self.element if self.attention == "sdpa" else 0
+        working = max(3 * self.inner, 4 * query + mask, self.scores * 8)
+        return self.shared + self.mask + 2 * self.hidden + working

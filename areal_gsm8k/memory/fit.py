@@ -8,7 +8,7 @@ a batch fits one micro-batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from areal_gsm8k.memory import run_values
 from areal_gsm8k.memory.plan import CONTEXT, GPU, MemoryPlan, plan_for
@@ -18,6 +18,7 @@ Settings = dict[str, object]  # dotted keys
 Resolve = Callable[[Settings], Mapping | None]  # the configuration with these laid over it; None: it is not allowed
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the cards people have
+PASSES = "more and smaller passes; the update is the same"
 FEW = 16  # full-length sequences: with room for fewer, a server hardly batches
 SHARES = {"sglang": "sglang.mem_fraction_static", "vllm": "vllm.gpu_memory_utilization"}
 TURNS = {
@@ -33,6 +34,7 @@ class Change:
     settings: Settings
     before: Settings
     why: str
+    rank: int = 0  # its place in the order of what hurts least
 
     def __str__(self) -> str:
         return ", ".join(f"{key} {_shown(self.before[key])} -> {_shown(new)}" for key, new in self.settings.items())
@@ -77,21 +79,21 @@ def fit(values: Mapping, model_config: Mapping, gpus: list[GPU], resolve: Resolv
 
 def _milder(change: Change) -> Iterator[Change]:
     """No change; and for a number that was halved again and again, each step on the way."""
-    yield Change({}, {}, "")
+    yield replace(change, settings={})
     (key, new), *others = change.settings.items()
     half = change.before[key]
     while not others and isinstance(new, int) and not isinstance(new, bool) and (half := half // 2) > new:
-        yield Change({key: half}, change.before, change.why)
+        yield replace(change, settings={key: half})
 
 
 def _next(found: Fit, values: Mapping, planned: Callable, resolve: Resolve) -> Fit | None:
     current = resolve(found.settings) if found.changes else values
-    for settings, why in _candidates(current, found.plan):
+    for rank, (settings, why) in enumerate(_candidates(current, found.plan)):
         before = {key: run_values.get(current, key) for key in settings}
         new = {key: value for key, value in settings.items() if value != before[key]}
         plan = planned(found.settings | new) if new else None
         if plan and plan.fullest.missing < found.plan.fullest.missing:
-            change = Change(new, {key: before[key] for key in new}, why)
+            change = Change(new, {key: before[key] for key in new}, why, rank)
             return Fit(plan, _merged(found.changes, change))
     return None
 
@@ -100,8 +102,8 @@ def _merged(changes: list[Change], change: Change) -> list[Change]:
     """The same keys changed again are one change, from the first value to the last."""
     for i, earlier in enumerate(changes):
         if set(earlier.settings) == set(change.settings):
-            return [*changes[:i], Change(change.settings, earlier.before, change.why), *changes[i + 1 :]]
-    return [*changes, change]
+            return [*changes[:i], replace(change, before=earlier.before), *changes[i + 1 :]]
+    return sorted([*changes, change], key=lambda change: change.rank)
 
 
 def _candidates(values: Mapping, plan: MemoryPlan) -> Iterator[tuple[Settings, str]]:
@@ -116,12 +118,12 @@ def _candidates(values: Mapping, plan: MemoryPlan) -> Iterator[tuple[Settings, s
         yield {"actor.fsdp.memory_efficient_load": True}, "loads each rank's part only; the start takes longer"
     budget = get("actor.mb_spec.max_tokens_per_mb")
     if budget and budget // 2 >= run_values.longest(values):
-        yield {"actor.mb_spec.max_tokens_per_mb": budget // 2}, "more and smaller passes; the update is the same"
+        yield {"actor.mb_spec.max_tokens_per_mb": budget // 2}, PASSES
     yield {"actor.gradient_checkpointing": True}, "layers are computed twice: about a third slower updates"
     few = min(FEW, plan.server.sequences)
     yield _share(values, plan, few, card.in_turns), "fewer sequences at once: slower rollouts"
     if budget and (smallest := -(-run_values.longest(values) // run_values.PAGE) * run_values.PAGE) < budget:
-        yield {"actor.mb_spec.max_tokens_per_mb": smallest}, "one longest sequence a pass: slower updates"
+        yield {"actor.mb_spec.max_tokens_per_mb": smallest}, PASSES
     if card.name.startswith("GPU") and adam:
         yield {"actor.fsdp.per_layer_optim_step": True}, "Adam's states in the machine's memory: slower updates"
     if len(card.processes) > 1 and plan.allocation == "sglang:d1p1t1+fsdp:d1p1t1" and not card.in_turns:

@@ -74,9 +74,9 @@ class Card:
 
     @property
     def missing(self) -> int:
-        """Bytes that are not there; 0 when it fits."""
-        broken = any(part < 0 for process in self.processes for part in process.parts.values())
-        return max(0, self.total - self.capacity, int(broken))
+        """Bytes that are not there, on the card or in a server's share of it; 0 when it fits."""
+        short = -sum(min(0, size) for process in self.processes for size in process.parts.values())
+        return max(0, self.total - self.capacity, short)
 
 
 @dataclass

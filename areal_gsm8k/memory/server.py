@@ -17,7 +17,7 @@ GRAPH = 2 * MIB  # SGLang's own figure: CUDA graphs, for each sequence of the la
 GRAPH_BATCHES = ((20, 8), (35, 24), (60, 32))  # below so many GiB of card SGLang captures up to so many sequences
 LARGEST_GRAPH_BATCH = 256
 FLOAT = 4  # bytes: logits are sampled in float32
-COLUMNS = 128  # smallest width of the embedded server's slab (serve/slab.py)
+ROWS, COLUMNS = 8, 128  # smallest height and width of the embedded server's slab (serve/slab.py)
 KEPT = 256 * MIB  # bound on the prompts it keeps for reuse (serve/reuse.py)
 SAMPLING = 3  # copies of the logits while sampling: scaled, probabilities, sums
 
@@ -96,13 +96,14 @@ class Server:
 
     def _embedded(self) -> Parts:
         """areal_gsm8k/serve: the slab at its largest, with the smaller one it grew out of (slab.py, reserve)."""
-        rows = 1 << max(3, (self.sequences - 1).bit_length())
+        rows = max(ROWS, 1 << (self.sequences - 1).bit_length())
         column = rows * (self.kv_token + self.element)  # with the mask
-        before, columns = COLUMNS, _widened(COLUMNS, self.prompt)
+        columns = _widened(COLUMNS, self.prompt)
+        before = columns * column // 2 if rows > ROWS else 0
         while (wider := _widened(columns, min(columns, self.length))) > columns < _roomy(self.length):
-            before, columns = columns, wider
+            before, columns = columns * column, wider
         kept = min(KEPT, self.prompts * (self.prompt * self.kv_token + self.shape.vocab * self.element))
-        working = max(before * column, self.prefilling, self.sampling)
+        working = max(before, self.prefilling, self.sampling)
         return {"weights": self.weights, "keys and values": columns * column + kept, "working": working}
 
 

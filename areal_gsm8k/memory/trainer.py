@@ -4,7 +4,7 @@ Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3) count weights, gradi
 sizes are those of AReaL's engine (areal/engine/fsdp_engine.py): weights stored in actor.optimizer_dtype, gathered layer
 by layer in actor.dtype by FSDP2, gradients reduced in float32. Around them come the activations (activations.py) and
 the logits with everything AReaL makes of them, 1,024 positions at a time (areal/utils/functional/vocab_parallel.py).
-benchmarks/memory.py measures them.
+docs/memory.md derives each moment; tests/test_memory_training.py holds them against measured steps.
 """
 
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ class Trainer:
         moments = {
             "loading": self._loading(),
             "forward pass without gradients": resident
-            | {"gradients": gradients, "gathered": gathered + self._layers_gathered}
+            | {"gradients": gradients, "gathered": gathered + self._layers_gathered + self._fetched_ahead}
             | {"activations": self.activations.forward_only},
             "logprobs before the update": resident
             | {"gradients": gradients, "activations": self.activations.shared, "logits": logits + self._logprobs_only},
@@ -147,7 +147,9 @@ class Trainer:
 
     @property
     def _fetched_ahead(self) -> int:
-        """With several ranks FSDP gathers the next layer while one is at work."""
+        """With several ranks FSDP gathers the next layer while one is at work; in the forward pass the last one's
+        buffer is still there as well.
+        """
         return self.layer * self.element if self.data > 1 else 0
 
     @property
@@ -219,18 +221,19 @@ class Trainer:
         }
 
     def _end_of_backward(self, head: int) -> dict[str, Parts]:
-        """The embedding's gradient, a second one of the table's size if tied; then the root group is reduced."""
+        """The embedding's gradient beside the output layer's; untied it is reduced by itself; then the root group."""
         trained = self.trained_layer // self.tensor
         layers = self.gradients if self.several else self.shape.layers * trained * self.stored // self.data
         common = self.resident | {"activations": self.activations.shared, "logits": self.logits * self.element}
         own = 0 if self.offload else layers
         reduced = 0 if self.adapter else self.root * REDUCED
         last = trained * REDUCED  # the input of the first layer's reduction
+        own_group = 0 if self.adapter or self.shape.tied else self.shape.embedding_parameters // self.tensor * REDUCED
         gathered = self.root * self.element
         return {
             "gradient of the embedding": common
             | {"gradients": own + 2 * head, "gathered": gathered}
-            | {"working": last + self.activations.hidden},
+            | {"working": last + own_group + self.activations.hidden},
             "reduction of the gradients": common
             | {"gradients": own, "working": max(head + reduced, reduced + reduced // self.data)},
         }
