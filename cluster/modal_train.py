@@ -31,7 +31,7 @@ image = (
     .add_local_dir(PROJECT, WORKSPACE, copy=True, ignore=NOT_UPLOADED)
     .workdir(WORKSPACE)
     .run_commands(
-        f"uv pip install --python {VENV} --no-deps -r docker/additions.txt",
+        f"uv pip install --python {VENV} --no-deps --reinstall-package areal -r docker/additions.txt",
         f"uv pip install --python {VENV} --no-deps --no-build-isolation -e .",
     )
     .env({"AREAL_GSM8K_VENV": VENV, "AREAL_GSM8K_DEVICE": "gpu", "HF_HOME": "/hub"})
@@ -47,8 +47,10 @@ image = (
 )
 def train(arguments: list[str]) -> int:
     """`./run train` with these arguments, in Modal's container; returns its exit code."""
+    # PYTHONPATH leads to Modal's own packages, made for its own Python.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
-        return subprocess.run(["./run", "train", *arguments], cwd=WORKSPACE, check=False).returncode
+        return subprocess.run(["./run", "train", *arguments], cwd=WORKSPACE, env=environment, check=False).returncode
     finally:
         runs.commit()
 

@@ -3,9 +3,9 @@
 GRPO on GSM8K in a container, from Windows: checks Docker Desktop, WSL 2 and the GPU, then starts the run.
 
 .DESCRIPTION
-    .\docker\train.ps1                                                    # on the NVIDIA GPU
-    .\docker\train.ps1 -Cpu                                               # no GPU: a tiny model from scratch
-    .\docker\train.ps1 --config configs/models/qwen2.5-1.5b.yaml seed=2   # everything else goes to ./run train
+    .\docker\train.ps1 -Cpu                                        # no GPU: a tiny model from scratch
+    .\docker\train.ps1                                             # on an NVIDIA GPU
+    .\docker\train.ps1 seed=2                                      # everything but -Cpu goes to ./run train
 
 Quote an argument that holds a comma, brackets or braces: 'rollout={max_head_offpolicyness: 1}'. Exit codes are those of
 ./run, and 3 when a check failed. docs/DOCKER_WINDOWS_SETUP.md tells how to install what is missing.

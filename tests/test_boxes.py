@@ -1,22 +1,20 @@
 """Containers, editors and clusters: the files agree with each other, with the locked packages and with the program.
 
 Nothing is built or sent off here; docs/verification.md says what was. Every command that the pages and files name is
-parsed by the program's own command line, every overlay exists, every key=value is a known key.
+parsed by the program's own command line, and every run they start is planned, for the GPUs it asks for.
 """
 
 import json
 import re
 import shlex
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import typer
 import yaml
 
 from areal_gsm8k.cli import app
-from areal_gsm8k.loop.config import read_overrides
+from areal_gsm8k.loop.config import make_plan
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.cpu"]
@@ -33,8 +31,12 @@ FILES += sorted(path for path in (ROOT / "cluster").iterdir() if path.is_file())
 STARTS = {
     r"(?:^|`)\s*(?:[A-Z_]+=\S+ )*\./run (?P<rest>.+)": "{}",
     r"docker compose .*\brun --rm (?:cpu|gpu) (?P<rest>.+)": "{}",
-    r"\bsbatch .*cluster/\w+\.sbatch (?P<rest>.+)": "train {}",
-    r"cluster/ray_job\.sh (?P<rest>.+)": "train {}",
+    r"\bsbatch .*cluster/slurm_one_node\.sbatch (?P<rest>.+)": "train {}",
+    r"\bsbatch .*cluster/slurm_ray\.sbatch (?P<rest>.+)": "train scheduler.type=ray cluster.n_nodes=2 {}",
+    r"\bsbatch .*cluster/slurm_controller\.sbatch (?P<rest>.+)": (
+        "train --config cluster/slurm_workers.yaml scheduler.type=slurm {}"
+    ),
+    r"cluster/ray_job\.sh (?P<rest>.+)": "train scheduler.type=ray {}",
     r"train\.ps1(?: -Cpu)?(?: (?P<rest>.+))?$": "train {}",
 }
 recipes_are_there = pytest.mark.skipif(not (ROOT / "configs" / "models").exists(), reason="no recipes in this tree")
@@ -73,15 +75,15 @@ def commands(file: Path) -> list[str]:
     return found
 
 
-def parse(arguments: list[str]) -> dict:
-    """The parameters of `gsm8k` with these arguments, as the program reads them; raises what it raises."""
-    command = typer.main.get_command(app)
+def parse(arguments: list[str], command=None) -> dict:
+    """The parameters of `gsm8k`, or of another click program, with these arguments; raises what it raises."""
+    command = command or typer.main.get_command(app)
     while arguments and arguments[0] in getattr(command, "commands", {}):
         command, arguments = command.commands[arguments[0]], arguments[1:]
     if "--help" in arguments:
         return {}
     assert not (arguments and hasattr(command, "commands")), f"no such verb: {arguments[0]}"
-    return command.make_context("gsm8k", arguments).params
+    return command.make_context(command.name, list(arguments)).params
 
 
 # The files against each other
@@ -133,6 +135,10 @@ def test_the_images_versions_are_the_locked_ones():
     additions = locked("docker/additions.txt")
     assert additions.items() <= gpu.items()
     assert {"areal", "hatchling", "statsmodels"} <= additions.keys()
+    # the image's areal is a checkout installed in place, and uv leaves that where it has the right version
+    for file in [DOCKERFILES[0], *SKYPILOT, ROOT / "cluster" / "modal_train.py"]:
+        (installed,) = re.findall(r"uv pip install .*-r docker/additions\.txt", file.read_text())
+        assert "--no-deps --reinstall-package areal" in installed, file.name
     assert last(DOCKERFILES[1], "FROM").startswith("python:3.11-")
     assert ">=3.11" in (ROOT / "pyproject.toml").read_text()
     for file, backend in [(SKYPILOT[0], "sglang"), (SKYPILOT[1], "vllm")]:
@@ -172,56 +178,15 @@ def test_the_powershell_script_is_ascii():
     assert (ROOT / "docker" / "train.ps1").read_bytes().isascii()
 
 
-@pytest.mark.parametrize("file", [ROOT / "run", ROOT / "cluster" / "ray_job.sh", *SBATCH], ids=lambda file: file.name)
-def test_scripts_are_bash(file):
-    done = subprocess.run(["bash", "-n", str(file)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("file", SBATCH, ids=lambda file: file.stem)
-def test_sbatch_sees_every_option(file):
-    lines = file.read_text().splitlines()
-    commands = [number for number, line in enumerate(lines) if line and not line.startswith("#")]
-    options = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
-    assert options and max(options) < min(commands), "sbatch stops reading at the first command"
-
-
-@pytest.mark.parametrize("file", SKYPILOT, ids=lambda file: file.stem)
-def test_skypilot_starts_what_it_set_up(file, tmp_path):
-    task = yaml.safe_load(file.read_text())
-    assert "-r docker/additions.txt" in task["setup"]
-    (tmp_path / "run").write_text("#!/bin/sh\nprintf '[%s]' \"$@\"\n")
-    (tmp_path / "run").chmod(0o755)
-    environment = {**task["envs"], **task["secrets"], "CONFIGS": "a.yaml b.yaml", "OVERRIDES": "seed=2 actor.lr=1e-6"}
-    script = ["bash", "-uc", task["run"]]
-    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "[train][--config][a.yaml][--config][b.yaml][seed=2][actor.lr=1e-6]"
-
-
-def test_slurm_workers_run_as_the_spec_says(tmp_path):
-    from areal.api.cli_args import NameResolveConfig, SchedulingSpec
-
-    from areal_gsm8k.loop.controller import slurm_scheduler
-
-    overlay = yaml.safe_load((ROOT / "cluster" / "slurm_workers.yaml").read_text())
-    (spec,) = (SchedulingSpec(**entry) for entry in overlay["actor"]["scheduling_spec"])
-    cluster = SimpleNamespace(
-        n_gpus_per_node=8,
-        fileroot=str(tmp_path),
-        cluster_name="test",
-        name_resolve=NameResolveConfig(type="nfs", nfs_record_root=str(tmp_path)),
-    )
-    actor = SimpleNamespace(scheduling_spec=[spec])
-    scheduler = slurm_scheduler(
-        SimpleNamespace(experiment_name="e", trial_name="t", enable_offload=False, cluster=cluster, actor=actor)
-    )
-    script = scheduler._generate_sbatch_script("actor", 16, 2, 16, spec.cpu, spec.mem * 1024, [spec], None, None)
-    assert "srun --unbuffered -K --chdir $PWD --nodes=2 --ntasks=16" in script
-    assert "singularity" not in script and "--mpi" not in script
-    assert "python -m areal.infra.rpc.rpc_server" in script
-
-
 # What the pages and files tell people to type
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_pages_are_whole(file):
+    text = file.read_text()
+    assert re.findall(r"@[A-Z]+@", text) == []
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert links and [link for link in links if not (file.parent / link).exists()] == []
 
 
 def test_enough_commands_are_found():
@@ -241,7 +206,12 @@ def test_named_overlays_exist(file):
 def test_commands_are_the_programs(file):
     for command in commands(file):
         verb, *arguments = shlex.split(command)
-        if verb in ("test", "python", "ray", "hf"):  # programs of the environment
+        if verb == "ray":
+            from ray.scripts.scripts import cli
+
+            parse(arguments, cli)
+            continue
+        if verb in ("test", "python", "hf"):  # programs of the environment
             missing = [word for word in arguments if re.fullmatch(r"[\w/]+\.py", word) and not (ROOT / word).exists()]
             assert missing == [], command
             continue
@@ -249,7 +219,8 @@ def test_commands_are_the_programs(file):
             arguments = [verb, *arguments]
         try:
             parsed = parse(arguments)
-            if arguments[0] == "train":
-                read_overrides(parsed["overrides"] or [])
+            if arguments[0] == "train" and not parsed["resume"]:
+                files = [path for path in parsed["config"] or [] if f"--out {path}" not in file.read_text()]
+                make_plan(files, parsed["overrides"] or [], gpus=8)
         except Exception as mistake:
             raise AssertionError(f"./run {command}: {mistake}") from mistake

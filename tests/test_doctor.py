@@ -255,6 +255,13 @@ def test_what_needs_hands_leaves_the_cpu_recipe():
     assert advise(a_laptop(), "gconfig.n_sampels=4").command == "./run train"
 
 
+def test_an_images_own_packages_are_not_replaced():
+    other = {"installed": GPU_SET | {"torch": "2.10.0"}}
+    assert "installs the locked set" in examine(a_gpu_machine(**other))["versions"].finding.fix
+    image = a_gpu_machine(**other, environment={"AREAL_GSM8K_VENV": "/opt/.venv"})
+    assert "does not change /opt/.venv" in examine(image)["versions"].finding.fix
+
+
 def test_the_recipe_is_what_train_takes_by_itself():
     both = replace(DRIVER, gpus=(RTX_4090, replace(H100, index=1)))
     assert [file.stem for file in advice.recipe(a_gpu_machine(driver=both))] == ["24gb", "2gpus"]

@@ -15,6 +15,8 @@ def packages(machine: Machine, wanted: Wanted) -> Finding:
         names += ("torch-memory-saver",)
     missing = [name for name in names if name not in machine.installed]
     anew = f"AREAL_GSM8K_DEVICE={kind} ./run doctor installs the locked set anew"
+    if given := machine.environment.get("AREAL_GSM8K_VENV"):  # an image's own
+        anew = f"./run does not change {given} (AREAL_GSM8K_VENV): install there what is missing, if a run misses it"
     if missing:
         only = " (no set holds it: install it yourself, or use the image areal-runtime:v1.0.4-vllm)"
         return fail(f"not installed: {', '.join(missing)}{only if 'vllm' in missing else ''}", anew)

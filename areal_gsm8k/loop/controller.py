@@ -15,10 +15,23 @@ from typing import Any
 from areal.api import LocalInfServerInfo
 from areal.api.cli_args import InferenceEngineConfig, PPOConfig, SchedulingStrategy, SGLangConfig, vLLMConfig
 from areal.infra import RolloutController, SlurmScheduler
+from areal.infra.utils import slurm
 from areal.infra.utils.concurrent import run_async_task
+from areal.infra.utils.launcher import JobState
 from areal.trainer.ppo.actor import PPOActorController
 
 from areal_gsm8k.loop.rollouts import NEVER_STALE, RunsAhead, engine_class
+
+QUEUE_SECONDS = 7 * 24 * 3600.0  # longest wait for workers' jobs to start
+SLURM_STATES = {  # which AReaL does not know (a KeyError), or takes for success (it would wait for dead workers)
+    "CONFIGURING": JobState.PENDING,
+    "SUSPENDED": JobState.RUNNING,
+    "NODE_FAIL": JobState.FAILED,
+    "BOOT_FAIL": JobState.FAILED,
+    "PREEMPTED": JobState.FAILED,
+    "DEADLINE": JobState.FAILED,
+    "TIMEOUT": JobState.FAILED,
+}
 
 
 class LostRollouts(RuntimeError):
@@ -78,10 +91,13 @@ class RolloutsController(RunsAhead, RolloutController):
 def slurm_scheduler(config: PPOConfig) -> SlurmScheduler:
     """AReaL's, with the container, the mounts and srun's options that `actor.scheduling_spec` names.
 
-    AReaL's trainer leaves these keys unread: every worker would run under Singularity, with only /storage mounted.
+    AReaL's trainer leaves these keys unread: every worker would run under Singularity, with only /storage mounted. And
+    its scheduler gives workers 300 s from sbatch to answer, the time in the queue included.
     """
+    slurm.STATUS_MAPPING.update(SLURM_STATES)
     spec = config.actor.scheduling_spec[0]
     return SlurmScheduler(
+        startup_timeout=QUEUE_SECONDS,
         exp_config=config,
         container_type=spec.container_type,
         container_mounts=spec.mount,
