@@ -10,9 +10,12 @@ what it needs, then at most 20 lines of YAML laid over train_grpo.yaml.
 import difflib
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import yaml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CPU = CONFIGS / "cpu.yaml"  # of no kind: it sets a little of everything, so it goes before the others
 KINDS = ("models", "algorithms", "rewards", "backends", "scales")
 
 
@@ -56,19 +59,54 @@ def _natural(path: Path) -> tuple[str, list[float]]:
 
 
 def find(name: str) -> Path:
-    """The overlay called `llama-3.2-1b` or `models/llama-3.2-1b`. Raises RecipeError."""
-    recipes = all_recipes()
-    for recipe in recipes:
-        if name.removesuffix(".yaml") in (recipe.name, f"{recipe.kind}/{recipe.name}"):
-            return recipe.path
-    near = difflib.get_close_matches(name, [recipe.name for recipe in recipes], n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    """The overlay called `llama-3.2-1b`, `models/llama-3.2-1b` or by its file; also `cpu`. Raises RecipeError."""
+    wanted = name.lower().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
+    for path in [CPU, *(recipe.path for recipe in all_recipes())]:
+        if wanted in (path.stem, f"{path.parent.name}/{path.stem}"):
+            return path
+    near = nearest(name)
+    hint = f"Did you mean {' or '.join(path.stem for path in near)}? " if near else ""
     raise RecipeError(f"no recipe {name!r}. {hint}`gsm8k recipes` lists them.")
+
+
+def nearest(name: str) -> list[Path]:
+    """Up to three overlays whose names are most like this name or file's."""
+    paths = {path.stem: path for path in [CPU, *(recipe.path for recipe in all_recipes())]}
+    wanted = PurePosixPath(name.lower().removesuffix(".yaml")).name.removesuffix("-instruct")
+    return [paths[stem] for stem in difflib.get_close_matches(wanted, paths, n=3, cutoff=0.6)]
 
 
 def command(paths: list[Path]) -> str:
     """What to type to train with these overlays."""
     return " ".join(["./run train", *(f"--config {path.relative_to(CONFIGS.parent).as_posix()}" for path in paths)])
+
+
+def set_twice(paths: list[Path]) -> dict[tuple[str, ...], list[str]]:
+    """{names of overlays, in order: the dotted keys that they set to different values}: there the last wins.
+
+    Without allocation_mode, which is put together from all of them.
+    """
+    setters: dict[str, dict[str, object]] = {}
+    for path in paths:
+        for key, value in settings(path).items():
+            setters.setdefault(key, {})[path.stem] = value
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for key, values in setters.items():
+        if len(set(map(str, values.values()))) > 1 and key != "allocation_mode":
+            shared.setdefault(tuple(values), []).append(key)
+    return shared
+
+
+def settings(path: Path) -> dict[str, object]:
+    """{dotted key: value} of one overlay, as it is written."""
+    return _leaves(yaml.safe_load(path.read_text(encoding="utf-8")), "")
+
+
+def _leaves(values: dict, prefix: str) -> dict[str, object]:
+    found = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def differences(base: dict, values: dict, prefix: str = "") -> dict[str, tuple[object, object]]:

@@ -51,8 +51,8 @@ def format_followed(verdict: Verdict) -> float:
 def ternary(verdict: Verdict, truncated: bool) -> float:
     """1 right, 0 wrong, -1 when no single value can be read from the answer, or the completion was cut off.
 
-    Our own scale: a policy that stops answering, or never stops, must lose against one that tries. A cut-off completion
-    gets -1 whatever it says.
+    The scale of TapeAgents (examples/rl_gsm8k/orchestrate_rl.py): a policy that stops answering, or never stops, must
+    lose against one that tries. A cut-off completion gets -1 whatever it says.
     """
     if truncated or verdict.value is None:
         return -1.0

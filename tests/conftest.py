@@ -13,6 +13,7 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 def pytest_addoption(parser):
     parser.addoption("--sglang", action="store_true", help="also test against real SGLang, installed in .venv.sglang")
+    parser.addoption("--algorithms", action="store_true", help="also train three steps by every algorithm and reward")
 
 
 def pytest_collection_modifyitems(items):

@@ -1,7 +1,10 @@
 """The overlays under configs/: each says what it is, and all combine."""
 
+import itertools
 import random
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -44,8 +47,28 @@ def test_every_model_has_a_published_result_marked_theirs():
 def test_recipes_are_found_by_name_and_names_are_unique():
     for recipe in ALL:
         assert recipes.find(recipe.name) == recipes.find(f"{recipe.kind}/{recipe.name}") == recipe.path
-    with pytest.raises(recipes.RecipeError, match="llama-3.2-1b"):
-        recipes.find("llama-3.2-1")
+    assert recipes.find("configs/models/llama-3.2-1b.yaml") == recipes.find("Llama-3.2-1B")
+    assert recipes.find("cpu") == CPU_OVERLAY
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("llama-3.2-1", "llama-3.2-1b"), ("Qwen/Qwen2.5-3B-Instruct", "qwen2.5-3b"), ("drgrpo", "dr_grpo")],
+)
+def test_a_wrong_name_names_the_right_one(typed, meant):
+    with pytest.raises(recipes.RecipeError, match=f"Did you mean {meant}"):
+        recipes.find(typed)
+    with pytest.raises(ConfigError, match=f"no such file. Did you mean configs/[a-z]+/{meant}.yaml"):
+        make_plan([Path(f"configs/algorithms/{typed}.yaml")], [], GPUS)
+    with pytest.raises(recipes.RecipeError, match=r"no recipe 'xyzzy'. `gsm8k recipes` lists them"):
+        recipes.find("xyzzy")
+
+
+def test_what_several_overlays_set_to_different_values_is_said():
+    lora_first = [recipes.find(name) for name in ("lora", "llama-3.2-1b", "2gpus", "embedded")]
+    assert recipes.set_twice(lora_first) == {("lora", "llama-3.2-1b"): ["actor.lr"]}
+    clips = recipes.set_twice([recipes.find("gspo"), CPU_OVERLAY])
+    assert clips == {("gspo", "cpu"): ["actor.eps_clip"]}  # adv_norm is null in both
 
 
 def reason_against(names) -> str | None:
@@ -67,22 +90,10 @@ def combinations():
         yield model, algorithm, draw.choice(["kl", "lora"]), *others
 
 
-def keys_of(recipe):
-    """The dotted keys it sets."""
-
-    def leaves(values, prefix=""):
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}"
-
-    return set(leaves(OmegaConf.to_container(OmegaConf.load(recipe.path), resolve=False)))
-
-
 def test_recipes_of_different_kinds_share_few_keys():
     """What one kind sets, no other does; of these the later file wins, and the back end and sizes are put together."""
-    shared = {key for a in ALL for b in ALL if a.kind < b.kind for key in keys_of(a) & keys_of(b)}
+    own = {recipe: recipes.settings(recipe.path).keys() for recipe in ALL}
+    shared = {key for a in ALL for b in ALL if a.kind < b.kind for key in own[a] & own[b]}
     assert shared == {"allocation_mode", "actor.lr", "actor.mb_spec.max_tokens_per_mb", "actor.weight_update_mode"}
 
 
@@ -135,6 +146,18 @@ def test_the_verb_lists_recipes_and_shows_what_they_change():
         "--config configs/scales/24gb.yaml"
     )
     assert CliRunner().invoke(app, ["recipes", "show", "no-such"]).exit_code == 2
+    shown = CliRunner().invoke(app, ["recipes", "show", "gspo", "cpu"])
+    assert "Set by gspo, then cpu, and the last wins: actor.eps_clip\n" in shown.output
+
+
+@pytest.mark.parametrize("page", ["coming-from.md", "algorithms/README.md"])
+def test_the_commands_of_these_pages_resolve(page):
+    commands = re.findall(r"^    \./run train ((?:.*\\\n)*.*)$", (PROJECT / "docs" / page).read_text(), re.M)
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", " "), comments=True)
+        files = [PROJECT / file for option, file in itertools.pairwise(words) if option == "--config"]
+        make_plan(files, [*(word for word in words if "=" in word), "trial_name=t0"], GPUS)
 
 
 def test_every_key_of_ours_in_coming_from_exists():

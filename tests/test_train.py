@@ -7,14 +7,12 @@ import pytest
 from runner import train
 
 from areal_gsm8k import checkpoints, policies, replay, samples
-from areal_gsm8k.loop.config import PROJECT
 from areal_gsm8k.regrade import Regrader, summarise, total
 from areal_gsm8k.runs import Run, read_lines
 
 pytest.importorskip("areal", reason="areal is not installed")
 
 STEPS = 24
-DROPPING = PROJECT / "configs" / "algorithms" / "drop_groups_without_signal.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -167,21 +165,6 @@ def test_at_learning_rate_zero_rollout_and_trainer_agree(tmp_path, start_model):
     assert all(abs(row["kl"]) < 1e-5 for row in run.read_metrics() if "reward" in row)  # it is the start model still
     summary = run.read_summary()
     assert summary["accuracy_before"] == summary["accuracy_after"] and summary["gained"] == summary["lost"] == 0
-
-
-def test_groups_without_signal_can_be_dropped(tmp_path, start_model):
-    done = train(
-        "--config", str(DROPPING), f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}",
-        "total_train_steps=6", "data.dev_rows=32",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    run = Run(tmp_path / "tiny-grpo" / "t")
-    rows = [row for row in run.read_metrics() if "reward" in row]
-    assert len(rows) == 6 and all(row["groups_without_signal"] == 0 for row in rows)
-    assert min(row["groups"] for row in rows) < 8  # some were dropped
-    rejected, _ = read_lines(run.rejected)
-    assert rejected and all("no signal" in row["rejected"] for row in rejected)
-    assert sum(row["rejected_samples"] for row in rows) <= len(rejected)
 
 
 def test_two_trainers_and_two_servers_learn_as_one_does(tmp_path, start_model):

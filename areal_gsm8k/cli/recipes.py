@@ -10,6 +10,7 @@ import typer
 
 app = typer.Typer(help="Overlays for models, algorithms, rewards, back ends and machines.")
 
+NAMES = (".experiment_name", "fileroot", "nfs_record_root")  # what AReaL wants of the run's name, in every section
 ENOUGH_GPUS = 1024  # `show` explains a configuration, for whatever machine it is meant
 
 
@@ -27,10 +28,11 @@ def recipes(context: typer.Context) -> None:
             typer.echo(f"{kind}:")
         typer.echo(f"  {recipe.name:28}{recipe.title}")
     typer.echo("To combine them: gsm8k recipes show llama-3.2-1b dr_grpo 24gb")
+    typer.echo("On the tiny model, without a GPU: gsm8k recipes show cpu dr_grpo")
 
 
 @app.command()
-def show(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="For example qwen2.5-1.5b dapo 24gb.")]):
+def show(names: Annotated[list[str], typer.Argument(metavar="NAME", help="For example qwen2.5-1.5b dapo 24gb.")]):
     """The heads of these recipes, what they change together, and the command to type."""
     from areal_gsm8k import recipes
     from areal_gsm8k.loop.config import make_plan
@@ -49,7 +51,11 @@ def show(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="For
             typer.echo(f"  {line}")
     typer.echo("Changed, from the base:")
     for key, (before, after) in recipes.differences(base.values, plan.values).items():
+        if key.endswith(NAMES):
+            continue
         typer.echo(f"  {key}: {_short(before)} -> {_short(after)}")
+    for setters, keys in recipes.set_twice(files).items():
+        typer.echo(f"Set by {', then '.join(setters)}, and the last wins: {', '.join(keys)}")
     typer.echo(recipes.command(files))
 
 

@@ -36,5 +36,6 @@ def check(rollout: dict, batch_size: int, ranks: int) -> None:
     queue = rollout.get("queue_size") or QUEUE_FACTOR * (concurrent or rollout["consumer_batch_size"])
     if queue < batch:
         raise ConfigError(
-            f"rollout.queue_size={queue} cannot hold one batch of {batch} prompts: leave it out, or raise it."
+            f"rollout.queue_size={queue} cannot hold one batch of {batch} prompts: raise it, or leave it out; it is "
+            f"then {QUEUE_FACTOR} times rollout.max_concurrent_rollouts={concurrent}, which may be too low."
         )

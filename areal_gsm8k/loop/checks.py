@@ -27,7 +27,8 @@ def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
         raise ConfigError(
             f"allocation_mode={str(alloc)!r}: {alloc.rollout.backend} needs an NVIDIA GPU and none answers "
             "`nvidia-smi -L` (or CUDA_VISIBLE_DEVICES hides it). Without one use the embedded back end: "
-            "allocation_mode=embedded.d1+fsdp.d1, or the whole CPU recipe: --config configs/cpu.yaml."
+            "allocation_mode=embedded.d1+fsdp.d1, or the whole CPU recipe, before other overlays: --config "
+            "configs/cpu.yaml. `gsm8k plan` and `gsm8k recipes show` need no GPU."
         )
     devices.check(alloc, gpus, values["actor"]["weight_update_mode"], where)
 

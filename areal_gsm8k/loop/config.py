@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from areal_gsm8k import tiny
+from areal_gsm8k import recipes, tiny
 from areal_gsm8k.loop import allocation, checks, tracking
 from areal_gsm8k.loop.allocation import Allocation
 from areal_gsm8k.loop.schema import ConfigError, check_keys
@@ -22,7 +22,7 @@ from areal_gsm8k.runs import write_atomically
 
 PROJECT = Path(__file__).resolve().parents[2]
 BASE = PROJECT / "train_grpo.yaml"
-CPU_OVERLAY = PROJECT / "configs" / "cpu.yaml"
+CPU_OVERLAY = recipes.CPU
 
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
 MEASURE_ONLY = 1e-8  # actor.kl_ctl that rewards nothing one could notice
@@ -87,7 +87,9 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
 
 def _read_yaml(file: Path) -> DictConfig:
     if not file.exists():
-        raise ConfigError(f"--config {file}: no such file. Overlays that come with the project are under configs/.")
+        near = [path.relative_to(PROJECT).as_posix() for path in recipes.nearest(file.name)[:1]]
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"--config {file}: no such file. {hint}`gsm8k recipes` lists those of the project.")
     try:
         loaded = OmegaConf.load(file)
     except Exception as broken:  # yaml.YAMLError, UnicodeDecodeError, OSError: each says where in the file
