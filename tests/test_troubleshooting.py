@@ -25,7 +25,7 @@ QUOTED = {
     "nothing has moved for ": "areal_gsm8k/loop/processes.py",
     "What each process is doing:": "areal_gsm8k/loop/processes.py",
     "rollout.consumer_batch_size=": "areal_gsm8k/loop/capacity.py",
-    "not on this disk, and the hub does not give it (": "areal_gsm8k/loop/launch.py",
+    "not on this disk, and the hub does not give it (": "areal_gsm8k/loop/readiness.py",
     "no such file or folder here": "areal_gsm8k/data.py",
     "stats_logger.wandb.mode=online: no login to W&B (": "areal_gsm8k/loop/tracking.py",
     " already holds a run.": "areal_gsm8k/runs.py",
