@@ -4,7 +4,7 @@ import pytest
 
 from areal_gsm8k import recipes
 from areal_gsm8k.loop import scales
-from areal_gsm8k.loop.config import CPU_OVERLAY, make_plan
+from areal_gsm8k.loop.config import make_plan
 from areal_gsm8k.memory import GPU, model_config, plan_for
 
 # GiB that nvidia-smi reports for a card sold as 24 GB (L4, RTX 4090), 16 (T4, RTX 4080), 12, 8 and 80 GB (H100)
@@ -19,7 +19,8 @@ def names(*memories: float) -> list[str]:
 def test_a_cards_memory_chooses_its_overlay():
     assert {memory: names(memory)[0] for memory in REPORTED} == REPORTED
     assert names(8.0) == ["8gb", "lora"]  # full training of even the smallest model does not fit beside a server
-    assert names(40.0) == ["24gb"] and names(6.0) == [] == names()
+    assert names(40.0) == ["24gb"] and names() == []
+    assert names(6.0) == ["8gb", "lora"]  # the least there is; `gsm8k plan --fit` changes one key more
 
 
 def test_several_cards_add_theirs_and_the_smallest_card_counts():
@@ -44,21 +45,45 @@ def test_what_is_chosen_fits_several_cards(count):
     assert plan_for(made.values, config, [GPU(24.0)] * count).fits
 
 
-def test_train_says_what_it_took(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(scales.devices, "listed", lambda: [])
-    files, why = scales.of_this_machine()
-    assert files == [CPU_OVERLAY] and why.startswith("No NVIDIA GPU found: using configs/cpu.yaml")
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends cards of so many GiB, seen through CUDA_VISIBLE_DEVICES."""
 
-    monkeypatch.setattr(scales.devices, "listed", lambda: ["GPU-a", "GPU-b"])
-    monkeypatch.setattr(scales.cards, "here", lambda: [GPU(80.0), GPU(23.99)])
-    files, why = scales.of_this_machine()
-    assert [file.stem for file in files] == ["24gb", "2gpus"]
-    assert why.startswith("2 NVIDIA GPUs of 24 GiB: using configs/scales/24gb.yaml and configs/scales/2gpus.yaml.")
+    def put(*memories: float, variable: str | None = None, tool: str | None = "/usr/bin/nvidia-smi") -> None:
+        ids = [f"GPU-{letter}" for letter, _ in zip("abcdefgh", memories, strict=False)]
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if variable is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+        visible = scales.devices.visible(ids, variable)
+        monkeypatch.setattr(scales.devices, "listed", lambda: ids)
+        monkeypatch.setattr(scales.cards, "here", lambda: [GPU(memories[int(number)]) for number in visible])
+        monkeypatch.setattr(scales.shutil, "which", lambda name: tool)
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a")
-    files, why = scales.of_this_machine()
-    assert [file.stem for file in files] == ["80gb"] and why.startswith("1 NVIDIA GPU of 80 GiB")
+    return put
 
-    monkeypatch.setattr(scales.cards, "here", lambda: [])  # a driver that lists cards and does not give their memory
-    assert scales.of_this_machine()[1].startswith("1 NVIDIA GPU: using train_grpo.yaml as it is.")
+
+def taken() -> tuple[list[str], str]:
+    files, why = scales.of_this_machine()
+    return [file.stem for file in files], why
+
+
+def test_train_says_what_it_took(machine, monkeypatch):
+    machine(80.0, 23.99)
+    assert taken()[0] == ["24gb", "2gpus"]
+    overlays = "configs/scales/24gb.yaml and configs/scales/2gpus.yaml"
+    assert taken()[1].startswith(f"2 NVIDIA GPUs (80, 24 GiB): using {overlays}. ")
+    machine(80.0, 23.99, variable="GPU-a")
+    assert taken()[0] == ["80gb"] and taken()[1].startswith("1 NVIDIA GPU (80 GiB)")
+    machine(22.5, 22.5, 22.5)
+    assert "2gpus.yaml; 1 stays idle." in taken()[1]
+    monkeypatch.setattr(scales.cards, "here", lambda: [])  # a driver that lists cards and does not tell their memory
+    assert taken()[1].startswith("3 NVIDIA GPUs: using train_grpo.yaml as it is")
+
+
+def test_train_says_why_it_takes_the_cpu_recipe(machine):
+    machine(tool=None)
+    assert taken() == (["cpu"], taken()[1]) and taken()[1].startswith("No NVIDIA GPU found: using configs/cpu.yaml")
+    machine()  # a broken driver
+    assert taken()[0] == ["cpu"] and taken()[1].startswith("nvidia-smi lists no GPU (./run doctor says why): using")
+    machine(24.0, variable="7")
+    assert taken()[0] == ["cpu"] and "CUDA_VISIBLE_DEVICES=7 leaves none of this machine's 1 GPUs" in taken()[1]

@@ -25,7 +25,7 @@ def listed() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [] if listing.returncode else re.findall(r"^GPU \d+: .*?(?:\(UUID: (.*)\))?$", listing.stdout, re.MULTILINE)

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from areal_gsm8k.loop import devices
@@ -22,27 +23,40 @@ SOLD_AS = 1.07  # a card sold as 24 GB may have 22.5 GiB
 
 
 def suited(memories: list[float]) -> list[Path]:
-    """The overlays for GPUs of so many GiB each, as one would type them; none for no GPU or for less than 8 GB."""
+    """The overlays for GPUs of so many GiB each, as one would type them; none for no GPU.
+
+    Below 8 GB those for 8: `gsm8k plan --fit` finds what is to be changed.
+    """
     if not memories:
         return []
-    one = [names for size, names in CARDS.items() if size <= min(memories) * SOLD_AS][:1]
-    several = [(f"scales/{count}gpus",) for count in COUNTS if count <= len(memories)][:1]
-    files = [PROJECT / "configs" / f"{name}.yaml" for names in one + several for name in names]
+    one = next((names for size, names in CARDS.items() if size <= min(memories) * SOLD_AS), CARDS[8])
+    several = [f"scales/{count}gpus" for count in COUNTS if count <= len(memories)][:1]
+    files = [PROJECT / "configs" / f"{name}.yaml" for name in (*one, *several)]
     here = Path.cwd()
     return [file.relative_to(here) if file.is_relative_to(here) else file for file in files]
 
 
 def of_this_machine() -> tuple[list[Path], str]:
     """The overlays, and a sentence that says why these."""
-    visible = devices.visible(devices.listed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    listed, variable = devices.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = devices.visible(listed, variable)
     if not visible:
-        return [
-            CPU_OVERLAY
-        ], "No NVIDIA GPU found: using configs/cpu.yaml (a tiny model from scratch, generated problems)."
-    memories = [card.gib for number, card in enumerate(cards.here()) if str(number) in visible]
+        tiny = "a tiny model from scratch, generated problems"
+        return [CPU_OVERLAY], f"{_why_none(listed, variable)}: using configs/cpu.yaml ({tiny})."
+    memories = [card.gib for card in cards.here()]
     files = suited(memories)
     found = f"{len(visible)} NVIDIA GPU{'s' * (len(visible) > 1)}"
     if memories:
-        found += f" of {min(memories):.0f} GiB"
+        found += f" ({', '.join(f'{memory:.0f}' for memory in memories)} GiB)"
     using = " and ".join(map(str, files)) or "train_grpo.yaml as it is"
-    return files, f"{found}: using {using}. Another choice: --config; what fits: ./run gsm8k plan."
+    idle = len(visible) - max(count for count in (*COUNTS, 1) if count <= len(visible))
+    rest = f"; {idle} stay{'s' * (idle == 1)} idle" if idle else ""
+    return files, f"{found}: using {using}{rest}. Another choice: --config; what fits: ./run gsm8k plan."
+
+
+def _why_none(listed: list[str], variable: str | None) -> str:
+    if listed:
+        return f"CUDA_VISIBLE_DEVICES={variable} leaves none of this machine's {len(listed)} GPUs"
+    if shutil.which("nvidia-smi"):
+        return "nvidia-smi lists no GPU (./run doctor says why)"
+    return "No NVIDIA GPU found"

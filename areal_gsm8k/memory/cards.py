@@ -1,9 +1,10 @@
 """The cards to plan for: as written on the command line (`24`, `2x24`), or those of this machine."""
 
+import os
 import re
-import shutil
 import subprocess
 
+from areal_gsm8k.loop import devices
 from areal_gsm8k.memory.plan import GPU
 
 _CARDS = re.compile(r"(?:(?P<count>[1-9]\d*)x)?(?P<gib>\d+(?:\.\d+)?)(?:\s*gi?b)?", re.IGNORECASE)
@@ -18,13 +19,18 @@ def read(text: str, option: str) -> list[GPU]:
 
 
 def here() -> list[GPU]:
-    """This machine's NVIDIA cards with what is in use on them; none where no driver answers."""
-    if not shutil.which("nvidia-smi"):
+    """The NVIDIA cards this process may use, with what is in use on them; none where no driver answers.
+
+    In the order of CUDA_VISIBLE_DEVICES; a card whose memory nvidia-smi does not tell is left out.
+    """
+    visible = devices.visible(devices.listed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not visible:
         return []
-    query = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=index,memory.total,memory.used", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        answer = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    rows = re.findall(r"^\s*(\d+)\s*,\s*(\d+)\s*$", answer.stdout, re.MULTILINE)
-    return [GPU(int(total) / 1024, int(used) / 1024) for total, used in rows] if not answer.returncode else []
+    rows = re.findall(r"^\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*$", answer.stdout, re.MULTILINE)
+    found = {index: GPU(int(total) / 1024, int(used) / 1024) for index, total, used in rows}
+    return [] if answer.returncode else [found[name] for name in visible if name in found]
