@@ -3,6 +3,7 @@
 gsm8k plan --gpu 24
 gsm8k plan --config configs/models/qwen2.5-1.5b.yaml --gpus 2x24 --fit --out my-gpus.yaml
 gsm8k plan actor.path=meta-llama/Llama-3.1-8B-Instruct allocation_mode=sglang.d4+d4 --gpus 8x80 --json
+gsm8k plan --simulate ...     (how fast instead of how large: areal_gsm8k/cli/simulate.py)
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from areal_gsm8k.cli import simulate as scaling
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +46,16 @@ def plan(
     fit: Annotated[bool, typer.Option("--fit", help="Find the changes that make it fit, as an overlay.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write that overlay here; without it, it is printed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    simulate: scaling.Simulate = False,
+    devices: scaling.Devices = None,
+    run: scaling.From = None,
+    rollout_rate: scaling.RolloutRate = None,
+    trainer_rate: scaling.TrainerRate = None,
+    completion_tokens: scaling.CompletionTokens = None,
+    completion_spread: scaling.CompletionSpread = None,
+    update_seconds: scaling.UpdateSeconds = None,
+    handling_seconds: scaling.HandlingSeconds = None,
+    cores: scaling.Cores = None,
 ) -> None:
     """Memory of every process of a run, before it is started. Exit code 1 when it does not fit.
 
@@ -55,7 +68,13 @@ def plan(
     from areal_gsm8k.memory.model_shape import ShapeError
 
     console = Console(soft_wrap=True, highlight=False)
+    speeds = (rollout_rate, trainer_rate, completion_tokens, completion_spread, update_seconds, handling_seconds)
+    given = scaling.Given(devices, run, *speeds, cores)
     try:
+        if simulate:
+            scaling.simulate(console, config or [], overrides or [], given, as_json)
+            return
+        given.refuse()
         asked = Asked(config or [], overrides or [], gpu, gpus)
         found = asked.fit() if fit or not asked.planned.fits else None
     except (ConfigError, ShapeError, ValueError) as error:
