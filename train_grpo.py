@@ -26,7 +26,7 @@ def main(config_file: str) -> None:
     train, valid = config.train_dataset, config.valid_dataset
     train_problems = load_problems(train.path, train.split, config.data.train_rows, seed=config.seed)
     dev_problems = load_problems(valid.path, valid.split, config.data.dev_rows, seed=config.seed)
-    check_lengths(config, tokenizer, train_problems)
+    check_lengths(config, tokenizer, train_problems, dev_problems)
 
     def arguments(gconfig):  # of GSM8KWorkflow, all plain values: AReaL may make it in another process
         return {

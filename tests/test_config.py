@@ -98,12 +98,45 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("seed", "key=value"),
         ("actor.lr=[1", "cannot be read"),
         ("gconfig.max_new_tokens=${nowhere}", "nowhere"),
+        ("gconfig.max_new_tokens=-3", "gconfig.max_new_tokens=-3: at least 1"),
+        ("eval_gconfig.max_new_tokens=0", "eval_gconfig.max_new_tokens=0: at least 1"),
+        ("actor.dtype=int8", "actor.dtype=int8: choose one of float32, bfloat16, float16"),
+        ("actor.optimizer_dtype=float16", "actor.optimizer_dtype=float16: choose one of float32, bfloat16"),
+        ("actor.optimizer.type=lion", "actor.optimizer.type=lion: choose one of adam, adam_bf16, sgd"),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(override, said):
     with pytest.raises(ConfigError) as error:
         plan(override)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("server", "override", "said"),
+    [
+        (
+            "sglang",
+            "gconfig.max_new_tokens=1100",
+            "sglang.context_length=1024 must exceed",
+        ),
+        ("sglang", "eval_gconfig.max_new_tokens=1024", "plus eval_gconfig.max_new_tokens=1024"),
+        ("sglang", "sglang.mem_fraction_static=1.5", "sglang.mem_fraction_static=1.5: a share"),
+        ("sglang", "actor.dtype=bf16", "sglang.dtype=bf16: choose one of auto"),
+        ("vllm", "gconfig.max_new_tokens=1100", "vllm.max_model_len=1024 must exceed"),
+        (
+            "vllm",
+            "vllm.gpu_memory_utilization=0",
+            "vllm.gpu_memory_utilization=0: a share",
+        ),
+    ],
+)
+def test_the_chosen_servers_own_settings_are_checked(server, override, said):
+    files = [PROJECT / "configs/scales/12gb.yaml"]
+    with pytest.raises(ConfigError) as error:
+        plan(f"allocation_mode={server}.d1+d1", override, files=files, gpus=1)
+    assert said in str(error.value)
+    without_any = ["allocation_mode=embedded.d1+fsdp.d1", "actor.mb_spec.max_tokens_per_mb=2048"]
+    plan(override, *without_any, files=files)
 
 
 @pytest.mark.parametrize(

@@ -1,82 +1,16 @@
-"""Every line of the doctor, on machines that are simulated by putting their facts in place."""
+"""Every line of the doctor on a machine with something wrong, and the healthy ones."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from functools import cache, cached_property
-from pathlib import Path
-from types import SimpleNamespace
+from functools import cached_property
 
 import pytest
-from typer.testing import CliRunner
+from simulated_machines import CPU_SET, RTX_4090, RTX_5090, T4, a_gpu_machine, a_laptop, advise, examine, with_gpu
 
-from areal_gsm8k.cli import app
 from areal_gsm8k.doctor import advice, examination, wanted
 from areal_gsm8k.doctor.finding import FAIL, OK, WARN
-from areal_gsm8k.doctor.gpu import attention_backend
 from areal_gsm8k.doctor.machine import GIB, Disk, Machine
-from areal_gsm8k.doctor.nvidia import MIB, Driver, Gpu
+from areal_gsm8k.doctor.nvidia import MIB, Driver
 from areal_gsm8k.doctor.reach import Answer
-from areal_gsm8k.loop.config import PROJECT
-
-RTX_4090 = Gpu(0, "GPU-a", "NVIDIA GeForce RTX 4090", (8, 9), 24_564 * MIB, 400 * MIB)
-H100 = Gpu(0, "GPU-h", "NVIDIA H100 80GB HBM3", (9, 0), 81_559 * MIB, 4 * MIB)
-RTX_5090 = Gpu(0, "GPU-b", "NVIDIA GeForce RTX 5090", (12, 0), 32_607 * MIB, 400 * MIB)
-T4 = Gpu(0, "GPU-t", "Tesla T4", (7, 5), 15_360 * MIB, 3 * MIB)
-DRIVER = Driver(there=True, version="570.86.15", cuda=(12, 8), gpus=(RTX_4090,))
-CPU_SET = Machine().pins("cpu")
-GPU_SET = Machine().pins("gpu")
-HEALTHY = {
-    "system": "Linux", "architecture": "x86_64", "wsl": 0, "python": (3, 11, 7), "cores": 16, "cpu_flags": {"avx2"},
-    "memory": 64 * GIB, "memory_free": 60 * GIB, "memory_limit": None, "wslconfig": None, "shared_memory": 32 * GIB,
-    "open_files": 65_536, "training": [], "zombies": 0, "now": 1.8e9, "newest_file": 1.7e9,
-    "nvidia_device": True, "torch_sees": {"count": 1, "archs": ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120"]},
-    "nvcc": "/usr/local/cuda/bin/nvcc", "compiler": "/usr/bin/g++", "python_headers": True, "torch_cuda": (12, 8),
-    "project": PROJECT, "hub_cache": Path("/home/u/.cache/huggingface/hub"), "hub_url": "https://huggingface.co",
-    "answers": {"hub": Answer(skew=0.4), "PyPI": Answer(skew=0.2)}, "loopback_error": "", "free_ports": 1.0,
-    "host_address": "192.168.1.5", "address_is_ours": True, "proxied": False, "offline": [], "hub_token": None,
-    "disk": lambda folder: Disk(folder, "ext4", 500 * GIB, True), "is_cached": lambda kind, name: True,
-}  # fmt: skip
-
-
-def a_gpu_machine(**facts) -> Machine:
-    return simulated(HEALTHY | {"driver": DRIVER, "installed": GPU_SET} | facts)
-
-
-def a_laptop(**facts) -> Machine:
-    without = {"driver": Driver(), "nvidia_device": False, "torch_cuda": None, "installed": CPU_SET, "memory": 8 * GIB}
-    return simulated(HEALTHY | without | {"memory_free": 6 * GIB} | facts)
-
-
-def simulated(facts: dict) -> Machine:
-    machine = Machine(environment=facts.pop("environment", {}))
-    vars(machine).update(facts)
-    return machine
-
-
-def with_gpu(gpu: Gpu, **changes) -> dict:
-    return {"driver": replace(DRIVER, gpus=(gpu,), **changes)}
-
-
-@cache
-def composed(overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...]) -> wanted.Wanted:
-    return wanted.read([], list(overrides), gpus, list(recipe))
-
-
-def asks(machine: Machine, overrides: tuple[str, ...]) -> wanted.Wanted:
-    return composed(overrides, len(machine.driver.gpus), tuple(advice.recipe(machine)))
-
-
-def examine(machine: Machine, *overrides: str) -> dict[str, examination.Line]:
-    return {line.name: line for line in examination.examine(machine, asks(machine, overrides))}
-
-
-def advise(machine: Machine, *overrides: str) -> advice.Advice:
-    asked = asks(machine, overrides)
-    return advice.advise(examination.examine(machine, asked), machine, asked)
-
 
 LAPTOP, GPU = a_laptop, a_gpu_machine
 NO_ANSWER = Answer("Name or service not known")
@@ -112,6 +46,7 @@ CASES = [
     ("chosen GPUs", GPU, {"environment": {"CUDA_VISIBLE_DEVICES": "MIG-1"}}, [], FAIL,
      "a part of one (MIG)", "container"),
     ("cards", GPU, with_gpu(replace(T4, name="V100", capability=(7, 0))), [], FAIL, "7.5", "configs/cpu.yaml"),
+    ("GPU memory", GPU, with_gpu(replace(T4, memory=None)), [], WARN, "does not say how much memory", "plan --gpu"),
     ("cards", GPU, with_gpu(T4), [], WARN, "no bfloat16", "logprob_drift"),
     ("CUDA", GPU, {"torch_cuda": None}, [], FAIL, "a CPU build", "AREAL_GSM8K_DEVICE=gpu"),
     ("CUDA", GPU, {"torch_cuda": (13, 0)}, [], FAIL, "CUDA 13.0, the driver runs up to 12.8", "580"),
@@ -126,6 +61,8 @@ CASES = [
     ("server's attention", GPU, {}, ["sglang.attention_backend=fa3"], FAIL, "made for Hopper", "=flashinfer"),
     ("server's attention", GPU, with_gpu(RTX_5090), ["sglang.attention_backend=fa3"], FAIL,
      "refuses it above 9.0", "=flashinfer"),
+    ("server's attention", GPU, with_gpu(T4), ["sglang.attention_backend=fa3"], FAIL,
+     "made for Hopper", "attention_backend=triton sglang.sampling_backend=pytorch"),
     ("server's attention", GPU, with_gpu(T4), [], FAIL,
      "below 8.0", "attention_backend=triton sglang.sampling_backend=pytorch"),
     ("trainer's attention", GPU, {}, ["actor.attn_impl=flash_attention_2"], FAIL,
@@ -195,118 +132,11 @@ def test_every_line_has_a_failing_machine():
     assert {case[0] for case in CASES} | {"memory plan"} == lines  # that one below
 
 
-@pytest.mark.parametrize("gpu", [RTX_4090, H100, RTX_5090])
-def test_a_healthy_gpu_machine(gpu):
-    lines = examine(a_gpu_machine(**with_gpu(gpu)))
-    assert {line.name: line.finding for line in lines.values() if line.finding.level != OK} == {}
-    assert lines["one card for both"].finding.found.startswith("server and trainer share one card")
-    assert "packed sequences kept apart" in lines["trainer's attention"].finding.found
-
-
 def test_a_healthy_laptop():
     lines = examine(a_laptop())
     assert {line.name: line.finding for line in lines.values() if line.finding.level != OK} == {}
     assert not {"cards", "compilers", "WSL memory", "hub cache", "proxy"} & set(lines)  # do not apply
     assert advise(a_laptop()) == advice.Advice("./run train", "")
-
-
-@pytest.mark.parametrize(
-    ("capability", "backend"),
-    [((7, 5), "triton"), ((8, 0), "flashinfer"), ((8, 9), "flashinfer"), ((9, 0), "fa3"), ((12, 0), "flashinfer")],
-)
-def test_the_attention_backend_follows_the_card(capability, backend):
-    assert attention_backend(capability) == backend
-
-
-def test_turns_on_one_card_are_no_shares():
-    found = examine(a_gpu_machine(), "enable_offload=true", "sglang.mem_fraction_static=0.9")
-    assert found["one card for both"].finding.found.startswith("server and trainer take turns")
-    lacking = {name: version for name, version in GPU_SET.items() if name != "torch-memory-saver"}
-    assert (
-        "torch-memory-saver"
-        in examine(a_gpu_machine(installed=lacking), "enable_offload=true")["versions"].finding.found
-    )
-
-
-def test_two_kinds_of_cards_take_what_both_can():
-    pair = replace(DRIVER, gpus=(H100, replace(RTX_4090, index=1)))
-    found = examine(a_gpu_machine(driver=pair), "sglang.attention_backend=fa3")["server's attention"].finding
-    assert found.level == FAIL and found.cure == "sglang.attention_backend=flashinfer"
-
-
-# What is said last
-
-
-def test_settings_that_cure_are_in_the_command():
-    said = advise(a_gpu_machine(), "sglang.attention_backend=fa3", "actor.attn_impl=flash_attention_2")
-    assert said.command.endswith(
-        "sglang.attention_backend=fa3 actor.attn_impl=flash_attention_2 "
-        "sglang.attention_backend=flashinfer actor.attn_impl=sdpa"
-    )  # the later one wins
-    assert "right" in said.remark
-
-
-def test_what_needs_hands_leaves_the_cpu_recipe():
-    said = advise(a_gpu_machine(nvcc=None))
-    assert said.command == "CUDA_VISIBLE_DEVICES= ./run train --config configs/cpu.yaml"
-    assert "after compilers: ./run train" in said.remark
-    assert advise(a_laptop(python=(3, 9, 2))).remark == "only after what failed is put right (python)"
-    assert advise(a_laptop(system="Windows")).command == "wsl --install -d Ubuntu"
-    assert advise(a_laptop(), "gconfig.n_sampels=4").command == "./run train"
-
-
-def test_an_images_own_packages_are_not_replaced():
-    other = {"installed": GPU_SET | {"torch": "2.10.0"}}
-    assert "installs the locked set" in examine(a_gpu_machine(**other))["versions"].finding.fix
-    image = a_gpu_machine(**other, environment={"AREAL_GSM8K_VENV": "/opt/.venv"})
-    assert "does not change /opt/.venv" in examine(image)["versions"].finding.fix
-
-
-def test_the_recipe_is_what_train_takes_by_itself():
-    both = replace(DRIVER, gpus=(RTX_4090, replace(H100, index=1)))
-    assert [file.stem for file in advice.recipe(a_gpu_machine(driver=both))] == ["24gb", "2gpus"]
-    assert advice.recipe(a_laptop()) == []
-
-
-def test_the_recipe_is_what_is_examined_and_advised(tmp_path):
-    overlay = tmp_path / "24gb.yaml"
-    overlay.write_text("sglang: {mem_fraction_static: 0.3}\n")
-    machine = a_gpu_machine()
-    asked = wanted.read([], ["seed=3"], 1, [overlay])
-    lines = examination.examine(machine, asked)
-    assert "mem_fraction_static=0.3" in next(line for line in lines if line.name == "one card for both").finding.found
-    assert advice.advise(lines, machine, asked).command.startswith(f"./run train --config {overlay} seed=3")
-    assert wanted.read([PROJECT / "configs/cpu.yaml"], [], 1, [overlay]).get("sglang.mem_fraction_static") == 0.5
-    wrong = wanted.read([], ["n=3"], 1, [overlay])
-    assert wrong.mistake and (wrong.files, wrong.overrides) == ((overlay,), ())
-
-
-def test_a_plan_that_does_not_fit_is_cured_by_its_own_settings(monkeypatch):
-    class Plan:
-        def __init__(self, fits):
-            self.fits, self.fullest = fits, SimpleNamespace(total=30 * GIB, capacity=24 * GIB)
-
-    settings = {"enable_offload": True, "actor.mb_spec.max_tokens_per_mb": 2560}
-    memory = SimpleNamespace(
-        GPU=lambda gib, used: (gib, used),
-        model_config=SimpleNamespace(read=lambda path: ({"model_type": path}, "a table")),
-        plan_for=lambda values, model, gpus: Plan(fits=len(gpus) > 1),
-    )
-    found = SimpleNamespace(plan=Plan(True), settings=settings)
-    fitting = SimpleNamespace(fit=lambda values, model, gpus, resolve: found if resolve(settings) else None)
-    monkeypatch.setitem(sys.modules, "areal_gsm8k.memory", memory)
-    monkeypatch.setitem(sys.modules, "areal_gsm8k.memory.fit", fitting)
-    finding = examine(a_gpu_machine())["memory plan"].finding
-    assert finding.level == FAIL and finding.found.startswith("30.0 of 24.0 GiB")
-    assert finding.cure == "enable_offload=true actor.mb_spec.max_tokens_per_mb=2560"
-    assert advise(a_gpu_machine()).command.endswith(f" {finding.cure}")
-    found.plan = Plan(False)
-    assert "no setting makes it fit" in examine(a_gpu_machine())["memory plan"].finding.found
-    two = replace(DRIVER, gpus=(RTX_4090, replace(RTX_4090, index=1, uuid="GPU-z")))
-    assert examine(a_gpu_machine(driver=two))["memory plan"].finding.level == OK
-
-
-# A reader that breaks, and the command itself
 
 
 def test_a_check_that_breaks_is_a_warning_with_the_reason():
@@ -321,48 +151,3 @@ def test_a_check_that_breaks_is_a_warning_with_the_reason():
     assert {line.finding.found for line in lines if line.name == "driver"} == {
         "could not be checked: RuntimeError: no such register"
     }
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """The command line on a simulated machine."""
-
-    def run(machine: Machine, *arguments: str):
-        monkeypatch.setattr("areal_gsm8k.doctor.machine.Machine", lambda: machine)
-        return CliRunner().invoke(app, ["doctor", *arguments])
-
-    return run
-
-
-def test_exit_codes_and_json(command):
-    healthy = command(a_laptop(), "--json")
-    said = json.loads(healthy.stdout)
-    assert (healthy.exit_code, said["failed"], said["warned"], said["command"]) == (0, 0, 0, "./run train")
-    assert {"group": "host", "name": "python", "level": "ok", "found": "3.11.7", "fix": "", "cure": ""} in said["lines"]
-    assert command(a_laptop(cores=1)).exit_code == 0  # warnings are not failures
-    sick = command(a_laptop(python=(3, 9, 2)))
-    assert sick.exit_code == 1
-    assert "fail python" in " ".join(sick.stdout.split()) and "1 failed" in sick.stdout
-
-
-def test_square_brackets_of_others_are_shown(command):
-    error = Driver(there=True, error="[red]no[/red] devices")
-    assert "[red]no[/red] devices" in " ".join(command(a_laptop(driver=error)).stdout.split())
-
-
-def test_this_machine_without_importing_torch():
-    script = """
-import sys
-from areal_gsm8k.cli import app
-try:
-    app(["doctor", "--json"])
-except SystemExit as end:
-    print("torch" in sys.modules, end.code, file=sys.stderr)
-"""
-    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=offline, cwd=PROJECT, timeout=300
-    )
-    said = json.loads(done.stdout)
-    assert done.stderr.split()[-2:] == ["False", str(int(said["failed"] > 0))]
-    assert not [line for line in said["lines"] if "could not be checked" in line["found"]]

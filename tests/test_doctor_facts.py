@@ -65,12 +65,22 @@ def test_driver_cuda_and_gpus(tool):
         ({"table": (1, "")}, "exit status 1"),
         ({"gpus": (2, 'Field "compute_cap" is not a valid field to query.')}, "compute_cap"),
         ({"gpus": (0, "No devices were found")}, "No devices were found"),
+        ({"gpus": (2, "")}, "exit status 2"),
         ({"gpus": (0, "")}, "no devices were found"),
     ],
 )  # fmt: skip
 def test_a_driver_that_lists_nothing_says_why(tool, answers, said):
     found = nvidia.read_driver(says(**answers))
     assert found.there and not found.gpus and said in found.error
+
+
+def test_memory_shared_with_the_processor_has_no_number(tool):
+    gpus = (0, "0, GPU-s, NVIDIA GB10, 12.1, [N/A], [N/A], Default")
+    assert nvidia.read_driver(says(gpus=gpus)).gpus == (Gpu(0, "GPU-s", "NVIDIA GB10", (12, 1), None, 0, "Default"),)
+
+
+def test_output_that_is_no_text_is_read():
+    assert nvidia.run(["printf", r"\377 GPU"]) == (0, "\ufffd GPU")
 
 
 def test_a_driver_that_does_not_answer(tool):

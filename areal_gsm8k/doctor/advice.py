@@ -1,15 +1,18 @@
 """The last line: a command that runs on this machine, as it is."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from areal_gsm8k.doctor import gpu
-from areal_gsm8k.doctor.examination import Line, failed
+from areal_gsm8k.doctor.examination import Line, failed, warned
+from areal_gsm8k.doctor.finding import FAIL
 from areal_gsm8k.doctor.machine import GIB, Machine
-from areal_gsm8k.doctor.wanted import Wanted
+from areal_gsm8k.doctor.wanted import Wanted, read
 from areal_gsm8k.loop import scales
 
+CPU = "configs/cpu.yaml"
 EVERYWHERE = ("host", "disk")  # groups whose failures stop the CPU recipe as well
 
 
@@ -21,23 +24,40 @@ class Advice:
 
 def recipe(machine: Machine) -> list[Path]:
     """The overlays `./run train` takes by itself on this machine's GPUs; none without one."""
-    return scales.suited([card.memory / GIB for card in gpu.known(machine)])
+    return scales.suited([card.memory / GIB for card in gpu.known(machine) if card.memory])
 
 
 def advise(lines: list[Line], machine: Machine, wanted: Wanted) -> Advice:
     """The command asked for, with the settings that cure its failures; the CPU recipe where a failure needs hands."""
     cures = dict.fromkeys(line.finding.cure for line in failed(lines) if line.finding.cure)
-    overlays = [word for file in wanted.files for word in ("--config", str(file))]
-    command = " ".join([shlex.join(["./run", "train", *overlays, *wanted.overrides]), *cures])
+    files = wanted.files
+    if not files and not wanted.gpus and "driver" in [line.name for line in warned(lines)]:
+        files = (Path(CPU),)  # a GPU may be there, and `./run train` by itself would take it
+    command = " ".join([_train(files, wanted.overrides), *cures])
     by_hand = [line for line in failed(lines) if not line.finding.cure]
     if not by_hand:
         return Advice(command, "with the settings that put the failed lines right" if cures else "")
     if [line.name for line in by_hand] == ["configuration"]:
         return Advice(command, "without the arguments that cannot run")
     names = ", ".join(line.name for line in by_hand)
+    if names == "memory plan" and (own := _own_recipe(machine)):
+        return Advice(" ".join([_train(own, ()), *cures]), f"the recipe for this machine; {wanted.model} does not fit")
     if machine.system == "Windows":
         return Advice("wsl --install -d Ubuntu", f"then, inside it: {command}")
     if any(line.group in EVERYWHERE for line in by_hand):
         return Advice(command, f"only after what failed is put right ({names})")
     hidden = "CUDA_VISIBLE_DEVICES= " if gpu.known(machine) else ""
-    return Advice(f"{hidden}./run train --config configs/cpu.yaml", f"runs now; after {names}: {command}")
+    return Advice(f"{hidden}./run train --config {CPU}", f"runs now; after {names}: {command}")
+
+
+def _own_recipe(machine: Machine) -> list[Path]:
+    """The recipe for this machine's GPUs; none where it does not fit either."""
+    files = recipe(machine)
+    own = read(files, [], len(gpu.known(machine)), files)
+    plan = gpu.memory_plan(machine, own)
+    return files if plan and plan.level != FAIL else []
+
+
+def _train(files: Iterable[Path], overrides: Iterable[str]) -> str:
+    overlays = [word for file in files for word in ("--config", str(file))]
+    return shlex.join(["./run", "train", *overlays, *overrides])

@@ -12,6 +12,7 @@ BLACKWELL_CUDA = (12, 8)  # the first that knows it
 DRIVERS = {12: 525, 13: 580}  # docs.nvidia.com/deploy/cuda-compatibility: oldest driver of a CUDA major version
 MOST = 0.7  # of a shared card for the server
 IN_USE = 0.1  # share of a GPU's memory that a desktop takes at most
+HIDES_ALL = ("", "-1")  # values of CUDA_VISIBLE_DEVICES that mean it
 CPU_RECIPE = "the CPU recipe needs none of this: CUDA_VISIBLE_DEVICES= ./run train --config configs/cpu.yaml"
 IN_A_CONTAINER = "docker compose -f docker/compose.yaml run --rm gpu train (it brings everything)"
 
@@ -60,13 +61,15 @@ def chosen(machine: Machine, wanted: Wanted) -> Finding | None:
             f"CUDA_VISIBLE_DEVICES={variable}: AReaL takes GPUs by number, and a part of one (MIG) has none",
             "Start in a container that shows this part only, and unset CUDA_VISIBLE_DEVICES.",
         )
-    if not left and not wanted.on_gpu:
+    if variable.strip() in HIDES_ALL and not wanted.on_gpu:
         return ok(f"CUDA_VISIBLE_DEVICES={variable!r} hides every GPU: the CPU recipe")
     named = len([name for name in variable.split(",") if name.strip()])
     if len(left) < max(named, 1):
-        return fail(
+        there = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in machine.driver.gpus)
+        worse = fail if wanted.on_gpu else warn
+        return worse(
             f"CUDA_VISIBLE_DEVICES={variable!r} leaves {len(left)} of {len(machine.driver.gpus)} GPUs: "
-            "a name that is not there ends the list",
+            f"a name that is not there ends the list; there are {there}",
             "unset CUDA_VISIBLE_DEVICES, or give numbers or ids that `nvidia-smi -L` lists",
         )
     return ok(f"CUDA_VISIBLE_DEVICES={variable} leaves {len(left)} of {len(machine.driver.gpus)}")
@@ -77,7 +80,7 @@ def cards(machine: Machine, wanted: Wanted) -> Finding | None:
     if not gpus:
         return None
     weakest = min(gpus, key=lambda gpu: gpu.capability)
-    found = ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GiB, {_dotted(gpu.capability)})" for gpu in gpus)
+    found = ", ".join(f"{gpu.name} ({_size(gpu)}, {_dotted(gpu.capability)})" for gpu in gpus)
     if weakest.capability < OLDEST:
         return fail(f"{found}: SGLang needs compute capability 7.5", f"Another card; {CPU_RECIPE}")
     if weakest.capability < AMPERE and wanted.get("actor.dtype") == "bfloat16":
@@ -108,7 +111,8 @@ def cuda(machine: Machine, wanted: Wanted) -> Finding | None:
         return fail(f"{found}; a Blackwell card needs 12.8", "Update the driver: version 570 or newer.")
     if built > newest:
         return warn(
-            f"{found}: works within a major version, less tested", "Update the driver if a kernel will not load."
+            f"{found}: binaries of the same major version run, newer PTX, as kernels compiled here may hold, does not",
+            "Update the driver (CUDA 12.8: 570 or newer, in Windows 572.61), at the latest if a kernel will not load.",
         )
     return ok(found)
 
@@ -151,33 +155,38 @@ def compilers(machine: Machine, wanted: Wanted) -> Finding | None:
     return fail(f"not there: {', '.join(lacking)}", f"sudo apt install {names}{source}; or {IN_A_CONTAINER}")
 
 
-def attention_backend(capability: tuple[int, int]) -> str:
-    """SGLang's attention kernels for a compute capability, as SGLang itself would choose (server_args.py).
+def attention_backend(capabilities: list[tuple[int, int]]) -> str:
+    """SGLang's attention kernels that run on all of these compute capabilities, as SGLang chooses (server_args.py).
 
     fa3 is made for Hopper; flashinfer serves everything from 8.0; Triton the rest.
     """
-    if capability[0] == HOPPER[0]:
+    if {major for major, _ in capabilities} == {HOPPER[0]}:
         return "fa3"
-    return "flashinfer" if capability >= AMPERE else "triton"
+    return "flashinfer" if min(capabilities) >= AMPERE else "triton"
+
+
+def server_settings(capabilities: list[tuple[int, int]]) -> dict[str, str]:
+    """What SGLang needs other than train_grpo.yaml has it on GPUs of these compute capabilities: {} from 8.0 on."""
+    if min(capabilities, default=AMPERE) >= AMPERE:
+        return {}
+    return {"sglang.attention_backend": attention_backend(capabilities), "sglang.sampling_backend": "pytorch"}
 
 
 def attention(machine: Machine, wanted: Wanted) -> Finding | None:
     gpus = usable(machine)
     if not gpus or wanted.backend != "sglang":
         return None
-    weakest, newest = min(gpu.capability for gpu in gpus), max(gpu.capability for gpu in gpus)
-    asked = wanted.get("sglang.attention_backend")
-    best = attention_backend(weakest if weakest[0] != HOPPER[0] or newest[0] == HOPPER[0] else AMPERE)
+    capabilities = [gpu.capability for gpu in gpus]
+    weakest, newest = min(capabilities), max(capabilities)
+    asked, best = wanted.get("sglang.attention_backend"), attention_backend(capabilities)
     key = f"sglang.attention_backend={best}"
-    if asked == "fa3" and not weakest[0] == newest[0] == HOPPER[0]:
+    cure = " ".join(written(server_settings(capabilities))) or key
+    if asked == "fa3" and best != "fa3":
         why = "SGLang refuses it above 9.0" if newest >= BLACKWELL else "it is made for Hopper (9.0)"
-        return fail(f"sglang.attention_backend=fa3 on compute capability {_dotted(weakest)}: {why}", key, key)
+        return fail(f"sglang.attention_backend=fa3 on compute capability {_dotted(weakest)}: {why}", cure, cure)
     if asked == "flashinfer" and weakest < AMPERE:
-        return fail(
-            f"sglang.attention_backend=flashinfer on compute capability {_dotted(weakest)}, below 8.0",
-            f"{key} sglang.sampling_backend=pytorch",
-            f"{key} sglang.sampling_backend=pytorch",
-        )
+        found = f"sglang.attention_backend=flashinfer on compute capability {_dotted(weakest)}, below 8.0"
+        return fail(found, cure, cure)
     faster = f"; {key} is SGLang's own choice here" if best == "fa3" and asked != best else ""
     return ok(f"sglang.attention_backend={asked or best}{faster}")
 
@@ -221,6 +230,8 @@ def memory_in_use(machine: Machine, wanted: Wanted) -> Finding | None:
     gpus = usable(machine)
     if not gpus or not wanted.on_gpu:
         return None
+    if untold := _untold(gpus):
+        return untold
     held = [f"{gpu.used / GIB:.1f} of {gpu.memory / GIB:.0f} GiB on GPU {gpu.index}" for gpu in gpus if _is_held(gpu)]
     if not held:
         return ok("free")
@@ -251,6 +262,25 @@ def fits(machine: Machine, wanted: Wanted) -> Finding | None:
     return fail(needs, cure, cure)
 
 
+def memory_plan(machine: Machine, wanted: Wanted) -> Finding | None:
+    """`fits`, where the cards' memory is known; `memory_in_use` says where it is not."""
+    return None if _untold(usable(machine)) else fits(machine, wanted)
+
+
+def _untold(gpus: list[Gpu]) -> Finding | None:
+    names = ", ".join(gpu.name for gpu in gpus if gpu.memory is None)
+    if not names:
+        return None
+    return warn(
+        f"nvidia-smi does not say how much memory {names} has (shared with the processor's?): not planned",
+        "./run gsm8k plan --gpu GIB says what fits; give the recipe and sglang.mem_fraction_static by hand.",
+    )
+
+
+def _size(gpu: Gpu) -> str:
+    return "memory not told" if gpu.memory is None else f"{gpu.memory / GIB:.0f} GiB"
+
+
 def _is_held(gpu: Gpu) -> bool:
     return gpu.used > IN_USE * gpu.memory
 
@@ -270,5 +300,5 @@ CHECKS = {
     "trainer's attention": flash_attention,
     "one card for both": sharing,
     "GPU memory": memory_in_use,
-    "memory plan": fits,
+    "memory plan": memory_plan,
 }

@@ -22,8 +22,8 @@ class Gpu:
     uuid: str
     name: str
     capability: tuple[int, int]
-    memory: int  # bytes
-    used: int  # bytes, by whatever process
+    memory: int | None  # bytes; None where nvidia-smi does not tell: memory shared with the processor
+    used: int  # bytes, by whatever process; 0 where it is not told
     compute_mode: str = "Default"
 
 
@@ -41,7 +41,9 @@ class Driver:
 
 def run(command: list[str], seconds: float = SECONDS) -> tuple[int, str]:
     """Exit status and output, both streams. Raises OSError, subprocess.TimeoutExpired."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=seconds
+    )
     return done.returncode, done.stdout.strip()
 
 
@@ -51,7 +53,7 @@ def read_driver(run: Run = run) -> Driver:
     try:
         status, said = run(["nvidia-smi"], SECONDS)
         if status:
-            return Driver(there=True, error=" ".join(said.split()) or f"exit status {status}")
+            return Driver(there=True, error=_error(status, said))
         status, table = run(["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"], SECONDS)
     except subprocess.TimeoutExpired:
         return Driver(there=True, error=f"nvidia-smi did not answer in {SECONDS:.0f} s")
@@ -62,7 +64,7 @@ def read_driver(run: Run = run) -> Driver:
         "cuda": (int(cuda[1]), int(cuda[2])) if cuda else None,
     }
     if status:
-        return Driver(there=True, error=" ".join(table.split()), **found)
+        return Driver(there=True, error=_error(status, table), **found)
     gpus = tuple(_gpu(line) for line in table.splitlines() if line.count(",") == len(FIELDS) - 1)
     _, holders = run(
         ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader"], SECONDS
@@ -79,4 +81,13 @@ def read_driver(run: Run = run) -> Driver:
 def _gpu(line: str) -> Gpu:
     index, uuid, name, capability, memory, used, mode = (part.strip() for part in line.split(","))
     major, _, minor = capability.partition(".")
-    return Gpu(int(index), uuid, name, (int(major), int(minor)), int(memory) * MIB, int(used) * MIB, mode)
+    return Gpu(int(index), uuid, name, (int(major), int(minor)), _bytes(memory), _bytes(used) or 0, mode)
+
+
+def _bytes(mib: str) -> int | None:
+    """Of a number of MiB; None for anything else, such as [N/A]."""
+    return int(mib) * MIB if mib.isdigit() else None
+
+
+def _error(status: int, said: str) -> str:
+    return " ".join(said.split()) or f"nvidia-smi: exit status {status}, without a word"

@@ -9,7 +9,7 @@ SERVER = ("sglang", "sglang-kernel", "flashinfer-python", "triton")
 
 
 def packages(machine: Machine, wanted: Wanted) -> Finding:
-    kind = "gpu" if wanted.on_gpu else "cpu"
+    kind = "gpu" if wanted.on_gpu or "sglang" in machine.installed else "cpu"  # a GPU set serves the CPU recipe too
     names = MAIN + (SERVER if wanted.backend == "sglang" else ("vllm",) if wanted.backend == "vllm" else ())
     if wanted.get("enable_offload"):
         names += ("torch-memory-saver",)

@@ -13,6 +13,16 @@ from areal_gsm8k.loop.schema import ConfigError
 ELSEWHERE = ("ray", "slurm")  # the GPUs may be on other machines than this one
 SCHEDULERS = ("local", *ELSEWHERE)
 LOSS_REDUCTIONS = ("token_mean", "sequence_mean", "constant_length")
+CHOICES = {  # AReaL's (api/cli_args.py, TrainEngineConfig; engine/fsdp_engine.py), then SGLang's and vLLM's
+    "actor.dtype": ("float32", "bfloat16", "float16", "fp32", "bf16", "fp16"),
+    "actor.optimizer_dtype": ("float32", "bfloat16", "fp32", "bf16"),
+    "actor.optimizer.type": ("adam", "adam_bf16", "sgd"),
+    **{f"{server}.dtype": ("auto", "half", "float16", "bfloat16", "float", "float32") for server in ("sglang", "vllm")},
+}
+SERVERS = {  # rollout back end: its keys for the longest sequence in tokens and for its share of a GPU
+    "sglang": ("context_length", "mem_fraction_static"),
+    "vllm": ("max_model_len", "gpu_memory_utilization"),
+}
 
 
 def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
@@ -47,6 +57,11 @@ def check_values(values: dict, alloc: Allocation) -> None:
         size = values[key.split(".")[0]]["batch_size"]
         if size % ranks:
             raise ConfigError(f"{key}={size} must be a multiple of the {ranks} data-parallel trainers.")
+    for section in ("gconfig", "eval_gconfig"):
+        if values[section]["max_new_tokens"] < 1:
+            raise ConfigError(f"{section}.max_new_tokens={values[section]['max_new_tokens']}: at least 1.")
+    _check_choices(values, alloc.rollout.backend)
+    _check_server(values, alloc.rollout.backend)
     capacity.check(values["rollout"], batch, ranks)
     devices.check_turns(values, alloc)
     try:
@@ -146,3 +161,31 @@ def check_values(values: dict, alloc: Allocation) -> None:
     for wrong, message in mistakes:
         if wrong:
             raise ConfigError(message)
+
+
+def _check_choices(values: dict, backend: str) -> None:
+    for key, allowed in CHOICES.items():
+        section, _, rest = key.partition(".")
+        if section in SERVERS and section != backend:
+            continue
+        value = values[section]
+        for name in rest.split("."):
+            value = (value or {}).get(name)
+        if value is not None and value not in allowed:
+            raise ConfigError(f"{key}={value}: choose one of {', '.join(allowed)}.")
+
+
+def _check_server(values: dict, backend: str) -> None:
+    """The share of memory and the longest sequence of the chosen rollout server; the embedded one has neither."""
+    if backend not in SERVERS:
+        return
+    longest, share = ((f"{backend}.{key}", values[backend].get(key)) for key in SERVERS[backend])
+    if share[1] is not None and not 0 < share[1] <= 1:
+        raise ConfigError(f"{share[0]}={share[1]}: a share of the GPU's memory, above 0 and at most 1.")
+    for section in ("gconfig", "eval_gconfig"):
+        new = values[section]["max_new_tokens"]
+        if longest[1] is not None and longest[1] <= new:
+            raise ConfigError(
+                f"{longest[0]}={longest[1]} must exceed the longest prompt plus {section}.max_new_tokens={new}: the "
+                "server refuses longer requests."
+            )

@@ -15,10 +15,11 @@ from areal_gsm8k.rewards import Reward
 from math_parser import grade
 
 
-def check_model(plan: Plan) -> None:
+def check_model(plan: Plan, ask_hub: bool = True) -> None:
     """The model must be there before anything is started. Raises ConfigError.
 
     A hub name is asked for once; when the hub does not answer, the children are told to use the local cache only.
+    Without `ask_hub` a name that could be one passes.
     """
     path = plan.get("actor.path")
     if plan.start_model or (Path(path) / "config.json").exists():
@@ -28,6 +29,8 @@ def check_model(plan: Plan) -> None:
             f"actor.path={path!r}: no config.json there. Give a Hugging Face model folder, a hub name such as "
             f"Qwen/Qwen2.5-0.5B-Instruct, or `{config.TINY}` for the model made from scratch."
         )
+    if not ask_hub:
+        return
     from transformers import AutoConfig
 
     try:

@@ -12,8 +12,11 @@ from areal.utils import name_resolve
 from omegaconf import OmegaConf
 
 from areal_gsm8k import prompts
+from areal_gsm8k.loop.checks import SERVERS
 from areal_gsm8k.loop.settings import Settings
 from areal_gsm8k.runs import Run
+
+STRICT = "sglang.context_length"  # SGLang refuses a request of exactly so many (tokenizer_manager.py)
 
 
 @dataclass
@@ -38,14 +41,31 @@ def load_config(path: Path | str) -> RunConfig:
     return config
 
 
-def check_lengths(config: RunConfig, tokenizer, problems) -> None:
-    """Every prompt plus its longest completion must fit one microbatch. Exits with the row that does not."""
-    room = config.actor.mb_spec.max_tokens_per_mb - config.gconfig.max_new_tokens
-    for row in problems:
-        length = len(prompts.prompt_ids(tokenizer, row["question"], config.answer_format, config.system_prompt))
-        if length > room:
-            raise SystemExit(
-                f"The prompt of row {row['id']} has {length} tokens; with gconfig.max_new_tokens="
-                f"{config.gconfig.max_new_tokens} that does not fit actor.mb_spec.max_tokens_per_mb="
-                f"{config.actor.mb_spec.max_tokens_per_mb}; that key must be {length + config.gconfig.max_new_tokens}."
-            )
+def check_lengths(config: RunConfig, tokenizer, problems, dev_problems) -> None:
+    """Every prompt plus its longest completion must fit the server's context and, in training, one microbatch.
+
+    Exits with the first row that does not.
+    """
+    served = _context(config)
+    trained = {"actor.mb_spec.max_tokens_per_mb": config.actor.mb_spec.max_tokens_per_mb} | served
+    for rows, section, limits in ((problems, "gconfig", trained), (dev_problems, "eval_gconfig", served)):
+        new = getattr(config, section).max_new_tokens
+        for row in rows:
+            length = len(prompts.prompt_ids(tokenizer, row["question"], config.answer_format, config.system_prompt))
+            for key, limit in limits.items():
+                needed = length + new + (key == STRICT)
+                if needed > limit:
+                    raise SystemExit(
+                        f"The prompt of row {row['id']} has {length} tokens; with {section}.max_new_tokens={new} that "
+                        f"does not fit {key}={limit}; that key must be {needed}."
+                    )
+
+
+def _context(config: RunConfig) -> dict[str, int]:
+    """{key: tokens} of what the rollout server takes in one request; {} for no limit but the model's own."""
+    backend = config.rollout.backend.partition(":")[0]
+    if backend not in SERVERS:
+        return {}
+    key = SERVERS[backend][0]
+    limit = getattr(getattr(config, backend), key)
+    return {} if limit is None else {f"{backend}.{key}": limit}
