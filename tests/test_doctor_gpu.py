@@ -73,10 +73,10 @@ def test_a_plan_that_does_not_fit_is_cured_by_its_own_settings(monkeypatch):
     memory = SimpleNamespace(
         GPU=lambda gib, used: (gib, used),
         model_config=SimpleNamespace(read=lambda path: ({"model_type": path}, "a table")),
-        plan_for=lambda values, model, gpus: Plan(fits=len(gpus) > 1),
+        plan_for=lambda values, model, gpus, memory: Plan(fits=len(gpus) > 1),
     )
     found = SimpleNamespace(plan=Plan(True), settings=settings)
-    fitting = SimpleNamespace(fit=lambda values, model, gpus, resolve: found if resolve(settings) else None)
+    fitting = SimpleNamespace(fit=lambda values, model, gpus, resolve, memory: found if resolve(settings) else None)
     monkeypatch.setitem(sys.modules, "areal_gsm8k.memory", memory)
     monkeypatch.setitem(sys.modules, "areal_gsm8k.memory.fit", fitting)
     finding = examine(a_gpu_machine())["memory plan"].finding

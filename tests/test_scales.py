@@ -1,5 +1,7 @@
 """Which overlays `./run train` takes by itself, and that what it takes fits the card by the memory plan."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from areal_gsm8k import recipes
@@ -49,7 +51,7 @@ def test_what_is_chosen_fits_several_cards(count):
 def machine(monkeypatch):
     """Pretends cards of so many GiB, seen through CUDA_VISIBLE_DEVICES."""
 
-    def put(*memories: float, variable: str | None = None, tool: str | None = "/usr/bin/nvidia-smi") -> None:
+    def put(*memories: float, variable: str | None = None, tool="/usr/bin/nvidia-smi", capability=(8, 9)) -> None:
         ids = [f"GPU-{letter}" for letter, _ in zip("abcdefgh", memories, strict=False)]
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if variable is not None:
@@ -58,12 +60,13 @@ def machine(monkeypatch):
         monkeypatch.setattr(scales.devices, "listed", lambda: ids)
         monkeypatch.setattr(scales.cards, "here", lambda: [GPU(memories[int(number)]) for number in visible])
         monkeypatch.setattr(scales.shutil, "which", lambda name: tool)
+        monkeypatch.setattr(scales.gpu, "known", lambda machine: [SimpleNamespace(capability=capability)])
 
     return put
 
 
 def taken() -> tuple[list[str], str]:
-    files, why = scales.of_this_machine()
+    files, _, why = scales.of_this_machine()
     return [file.stem for file in files], why
 
 
@@ -78,6 +81,16 @@ def test_train_says_what_it_took(machine, monkeypatch):
     assert "2gpus.yaml; 1 stays idle." in taken()[1]
     monkeypatch.setattr(scales.cards, "here", lambda: [])  # a driver that lists cards and does not tell their memory
     assert taken()[1].startswith("3 NVIDIA GPUs: using train_grpo.yaml as it is")
+
+
+def test_an_old_generation_gets_the_settings_it_needs(machine):
+    machine(15.0, capability=(7, 5))
+    files, settings, why = scales.of_this_machine()
+    assert settings == ["sglang.attention_backend=triton", "sglang.sampling_backend=pytorch"]
+    assert "16gb.yaml, sglang.attention_backend=triton, sglang.sampling_backend=pytorch. " in why
+    assert make_plan(files, settings, gpus=1).get("sglang.attention_backend") == "triton"
+    machine(15.0)
+    assert scales.of_this_machine()[1] == []
 
 
 def test_train_says_why_it_takes_the_cpu_recipe(machine):

@@ -57,7 +57,7 @@ def plan(
     handling_seconds: scaling.HandlingSeconds = None,
     cores: scaling.Cores = None,
 ) -> None:
-    """Memory of every process of a run, before it is started. Exit code 1 when it does not fit.
+    """Memory of every process of a run, before it is started. Exit code 1 when it does not fit, 2 for errors.
 
     Without --gpu or --gpus: this machine's cards, and without any the smallest that would do. Without --config: what
     `train` takes on such cards by itself; the base alone: --config train_grpo.yaml.
@@ -77,15 +77,13 @@ def plan(
         given.refuse()
         asked = Asked(config or [], overrides or [], gpu, gpus)
         found = asked.fit() if fit or not asked.planned.fits else None
-    except (ConfigError, ShapeError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
-    shown = found.plan if fit and found else asked.planned
-    overlay = overlay_of(found, asked) if fit else ""
-    if out and overlay:
-        from areal_gsm8k.runs import write_atomically
-
-        write_atomically(out, overlay)
+        shown = found.plan if fit and found else asked.planned
+        overlay = overlay_of(found, asked) if fit and shown.fits else ""
+        if out and overlay:
+            _write(out, overlay)
+    except (ConfigError, ShapeError, ValueError, OSError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
     if as_json:
         changes = [{"settings": change.settings, "costs": change.why} for change in found.changes] if found else []
         console.print_json(data=shown.to_dict() | {"changes": changes, "model_config": asked.source})
@@ -93,7 +91,7 @@ def plan(
     _describe(console, shown, asked)
     if found:
         _advise(console, found, asked, fit)
-    if fit and shown.fits:
+    if overlay:
         console.print(f"\n{out} written: {asked.command(out)}" if out else f"\n{overlay}", markup=False)
     raise typer.Exit(int(not shown.fits))
 
@@ -102,24 +100,27 @@ class Asked:
     """What was asked for: a resolved configuration, a model, the cards. Raises ConfigError, ShapeError, ValueError."""
 
     def __init__(self, files: list[Path], overrides: list[str], gpu: str | None, gpus: str | None):
-        import psutil
-
+        from areal_gsm8k.doctor.machine import Machine
         from areal_gsm8k.loop import scales
         from areal_gsm8k.memory import cards, model_config
-        from areal_gsm8k.memory.plan import plan_for
+        from areal_gsm8k.memory.fit import smallest
+        from areal_gsm8k.memory.plan import of_all_machines, plan_for
 
         if gpu and gpus:
             raise ValueError("--gpu and --gpus: give one of them.")
         self.gpus = cards.read(gpu or gpus, "--gpu" if gpu else "--gpus") if gpu or gpus else cards.here()
         self.files, self.overrides = files or scales.suited([gpu.gib for gpu in self.gpus]), overrides
         self.count = len(self.gpus) or 1 << 20  # no card here and none given: as many as the allocation asks for
-        self.memory = psutil.virtual_memory().total
+        here = Machine()
+        self.memory = 0 if gpu or gpus else min(here.memory, here.memory_limit or here.memory)
         run = self.resolved([])
         self.values, self.path = run.values, "tiny" if run.start_model else run.values["actor"]["path"]
         self.config, self.source = model_config.of_tiny() if run.start_model else model_config.read(self.path)
         self.assumed = not self.gpus and run.allocation.rollout.backend != "embedded"
         if self.assumed:
-            self.gpus = self._smallest(1 if run.allocation.train.devices == run.allocation.rollout.devices == 1 else 0)
+            self.gpus, self.memory = smallest(self.values, self.config), 0
+        elif run.allocation.rollout.backend != "embedded":
+            self.gpus = of_all_machines(self.gpus, self.values)
         self.planned = plan_for(self.values, self.config, self.gpus, self.memory)
 
     def command(self, overlay: Path) -> str:
@@ -131,19 +132,6 @@ class Asked:
         from areal_gsm8k.loop.config import make_plan
 
         return make_plan(self.files, [*self.overrides, *more], self.count)
-
-    def _smallest(self, count: int):
-        """Cards of the smallest usual size that hold the run as it is; of the largest one if none does."""
-        from areal_gsm8k.memory.fit import CARDS
-        from areal_gsm8k.memory.plan import GPU, plan_for
-        from areal_gsm8k.memory.run_values import allocated
-
-        sides = allocated(self.values)
-        count = count or sides.rollout.devices + sides.train.devices
-        for gib in CARDS:
-            if plan_for(self.values, self.config, [GPU(gib)] * count).fits:
-                return [GPU(gib)] * count
-        return [GPU(CARDS[-1])] * count
 
     def resolve(self, settings: dict) -> dict | None:
         """The configuration with these laid over it; None when it is refused."""
@@ -158,6 +146,15 @@ class Asked:
         from areal_gsm8k.memory.fit import fit
 
         return fit(self.values, self.config, self.gpus, self.resolve, self.memory)
+
+
+def _write(out: Path, overlay: str) -> None:
+    from areal_gsm8k.runs import write_atomically
+
+    try:
+        write_atomically(out, overlay)
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written ({error.strerror}): give the name of a file.") from None
 
 
 def overlay_of(found: Fit, asked: Asked) -> str:
@@ -182,8 +179,7 @@ def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
     for cards in (list(same) for _, same in groupby(shown.cards, _as_drawn)):
         card = cards[0]
         name = card.name if len(cards) == 1 else f"{card.name} to {cards[-1].name.removeprefix('GPU ')}"
-        state = f"{card.missing / GIB:.1f} GiB too much" if card.missing else "fits"
-        console.print(f"\n[bold]{name}[/bold]  {card.total / GIB:.1f} of {card.capacity / GIB:.1f} GiB: {state}")
+        console.print(f"\n[bold]{name}[/bold]  {card.total / GIB:.1f} of {card.capacity / GIB:.1f} GiB: {_state(card)}")
         console.print(bar(card), markup=False, style="red" if card.missing else "green")
         unit, one = ("GiB", GIB) if card.total > 4 * GIB else ("MiB", MIB)
         table = Table(unit, *(process.name for process in card.processes))
@@ -203,9 +199,15 @@ def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
         _ways(console, card)
     console.print(LEGEND, markup=False, style="dim")
     if shown.host:
-        console.print(f"Trainers also keep {shown.host / GIB:.1f} GiB in the machine's memory.")
+        console.print(shown.in_ram, style="red" if shown.host_missing else None)
     for note in shown.notes:
         console.print(note, markup=False)
+
+
+def _state(card: Card) -> str:
+    if card.missing:
+        return f"{card.missing / GIB:.1f} GiB too much"
+    return "fits" if card.spare >= GIB else f"[yellow]fits, with only {card.spare / GIB:.1f} GiB to spare[/yellow]"
 
 
 def _ways(console: Console, card: Card) -> None:
@@ -239,16 +241,18 @@ def bar(card: Card) -> str:
 
 
 def _advise(console: Console, found: Fit, asked: Asked, fitted: bool) -> None:
-    from areal_gsm8k.memory.fit import hardware
+    from areal_gsm8k.memory.fit import hardware, held_by_others
 
     if found.changes:
         console.print("\nChanged:" if fitted else "\nTo make it fit, what hurts least first (--fit writes it):")
     for change in found.changes:
         console.print(f"  {change}  ({change.why})", markup=False)
     if found.plan.host and not fitted:
-        console.print(f"  Trainers then keep {found.plan.host / GIB:.1f} GiB in the machine's memory.")
+        console.print(f"  {found.plan.in_ram}")
+    if held := held_by_others(asked.planned, asked.values, asked.config, asked.gpus, asked.memory):
+        console.print(f"Or end what holds {held:.1f} GiB of the cards: without it the run fits as it is.")
     if not found.plan.fits:
-        helps = f" Even with these {found.plan.fullest.missing / GIB:.1f} GiB are missing." if found.changes else ""
+        helps = f" Even with these {found.plan.short() / GIB:.1f} GiB are missing." if found.changes else ""
         if asked.gpus:
             helps += f" Hardware: {hardware(asked.values, asked.config, asked.gpus, asked.resolve)}."
         console.print(f"Nothing makes it fit.{helps}", style="red", markup=False)

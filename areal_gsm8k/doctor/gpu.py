@@ -251,11 +251,12 @@ def fits(machine: Machine, wanted: Wanted) -> Finding | None:
         return None
     shape, _ = model_config.read(wanted.model)
     cards = [GPU(gpu.memory / GIB, gpu.used / GIB) for gpu in gpus]
-    plan = plan_for(wanted.values, shape, cards)
+    memory = min(machine.memory, machine.memory_limit or machine.memory)
+    plan = plan_for(wanted.values, shape, cards, memory)
     needs = f"{plan.fullest.total / GIB:.1f} of {plan.fullest.capacity / GIB:.1f} GiB are needed at most, by gsm8k plan"
     if plan.fits:
         return ok(needs)
-    found = fit(wanted.values, shape, cards, wanted.with_settings)
+    found = fit(wanted.values, shape, cards, wanted.with_settings, memory)
     if not found.plan.fits:
         return fail(f"{needs}; no setting makes it fit", "A smaller model: ./run gsm8k recipes")
     cure = " ".join(written(found.settings))

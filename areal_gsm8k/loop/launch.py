@@ -110,7 +110,8 @@ def _plan(config_files: list[Path], overrides: list[str], run: Path | None, cons
             raise ConfigError(f"--resume and --config: a resumed run keeps its configuration, {run / 'config.yaml'}.")
         return resume.reopen(run, overrides, gpus)
     if not config_files:
-        config_files, why = scales.of_this_machine()
+        config_files, needed, why = scales.of_this_machine()
+        overrides = [*needed, *overrides]
         _say(console, why)
     return config.make_plan(config_files, overrides, gpus)
 

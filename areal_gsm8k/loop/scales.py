@@ -7,6 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+from areal_gsm8k.doctor import gpu
+from areal_gsm8k.doctor.machine import Machine
+from areal_gsm8k.doctor.wanted import written
 from areal_gsm8k.loop import devices
 from areal_gsm8k.loop.config import CPU_OVERLAY, PROJECT
 from areal_gsm8k.memory import cards
@@ -36,13 +39,13 @@ def suited(memories: list[float]) -> list[Path]:
     return [file.relative_to(here) if file.is_relative_to(here) else file for file in files]
 
 
-def of_this_machine() -> tuple[list[Path], str]:
-    """The overlays, and a sentence that says why these."""
+def of_this_machine() -> tuple[list[Path], list[str], str]:
+    """The overlays, settings that this generation of GPUs needs, and a sentence that says why these."""
     listed, variable = devices.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = devices.visible(listed, variable)
     if not visible:
         tiny = "a tiny model from scratch, generated problems"
-        return [CPU_OVERLAY], f"{_why_none(listed, variable)}: using configs/cpu.yaml ({tiny})."
+        return [CPU_OVERLAY], [], f"{_why_none(listed, variable)}: using configs/cpu.yaml ({tiny})."
     memories = [card.gib for card in cards.here()]
     files = suited(memories)
     found = f"{len(visible)} NVIDIA GPU{'s' * (len(visible) > 1)}"
@@ -51,7 +54,9 @@ def of_this_machine() -> tuple[list[Path], str]:
     using = " and ".join(map(str, files)) or "train_grpo.yaml as it is"
     idle = len(visible) - max(count for count in (*COUNTS, 1) if count <= len(visible))
     rest = f"; {idle} stay{'s' * (idle == 1)} idle" if idle else ""
-    return files, f"{found}: using {using}{rest}. Another choice: --config; what fits: ./run gsm8k plan."
+    settings = written(gpu.server_settings([card.capability for card in gpu.known(Machine())]))
+    using += f", {', '.join(settings)}" if settings else ""
+    return files, settings, f"{found}: using {using}{rest}. Another choice: --config; what fits: ./run gsm8k plan."
 
 
 def _why_none(listed: list[str], variable: str | None) -> str:

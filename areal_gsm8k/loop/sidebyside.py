@@ -40,7 +40,8 @@ def run(config_files: list[Path], overrides: list[str], out: Path, sft_lr: float
     """All stages. Raises ConfigError before anything is started, StageFailed when a command fails."""
     gpus = devices.count()
     if not config_files:
-        config_files, _ = scales.of_this_machine()
+        config_files, needed, _ = scales.of_this_machine()
+        overrides = [*needed, *overrides]
     ours = [*overrides, f"runs_dir={out / 'grpo'}", "trial_name=grpo"]
     plan = config.make_plan(config_files, ours, gpus)
     if plan.start_model and not plan.get("total_train_steps"):

@@ -3,8 +3,8 @@
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) counts them for Megatron's GPT: `s b h (34 + 5 a s / h)` bytes a
 layer. Here they are counted for the code that really runs: transformers 5.3's Llama, Qwen2, Qwen3 and GPT-Neo, packed
 sequences in one row of T tokens, under sdpa, flash or eager attention. Element sizes are the compute dtype's `e` bytes
-but where float32 is forced (norms, softmax). docs/memory.md lists the tensors; tests/test_memory_training.py holds the
-sums against measured steps.
+but where float32 is forced (norms, softmax). The comments below name the tensors;
+tests/test_memory_training.py holds the sums against measured steps.
 """
 
 from dataclasses import dataclass

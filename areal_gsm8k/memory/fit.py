@@ -1,26 +1,29 @@
-"""What to change so that a plan fits, in the order of what hurts least.
+"""What to change so that a plan fits, in the order of what hurts least, which is docs/troubleshooting.md's.
 
-First what changes no number of the run (how much of the card the server takes, how a step is cut up, what is kept and
-what recomputed), then what costs time (states or weights in the machine's memory, server and trainer in turns), then
-precision, and last what changes the task: fewer or shorter completions, adapters instead of all weights. A change is
-kept only when the plan needs it and gets smaller by it: the batch size, for one, is no part of the peak unless all of
-a batch fits one micro-batch.
+First what changes no number of the run (how a step is cut up, how much of the card the server takes, what is kept and
+what recomputed), then precision, adapters instead of all weights, and fewer or shorter completions. Last what moves
+things between the card and the machine's memory, which is slow: Adam's states, server and trainer in turns, all
+weights. A change is kept only when the plan needs it and gets smaller by it: the batch size, for one, is no part of the
+peak unless all of a batch fits one micro-batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from areal_gsm8k.loop.config import MEASURE_ONLY
 from areal_gsm8k.memory import run_values
 from areal_gsm8k.memory.plan import CONTEXT, GPU, MemoryPlan, plan_for
-from areal_gsm8k.memory.server import GIB
+from areal_gsm8k.memory.run_values import SHARES
+from areal_gsm8k.memory.server import GIB, MIB
 
 Settings = dict[str, object]  # dotted keys
 Resolve = Callable[[Settings], Mapping | None]  # the configuration with these laid over it; None: it is not allowed
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the cards people have
 PASSES = "more and smaller passes; the update is the same"
+SLOWER = "less for the server: fewer sequences at once, slower rollouts"
 FEW = 16  # full-length sequences: with room for fewer, a server hardly batches
-SHARES = {"sglang": "sglang.mem_fraction_static", "vllm": "vllm.gpu_memory_utilization"}
+HEADROOM = 512 * MIB  # of a card, left free where it can be: a desktop takes as much (tests/test_scales.py)
 TURNS = {
     "rollout.scheduling_strategy.type": "colocation",
     "rollout.scheduling_strategy.target": "actor",
@@ -57,23 +60,40 @@ def _shown(value) -> str:
 
 
 def fit(values: Mapping, model_config: Mapping, gpus: list[GPU], resolve: Resolve, memory: int = 0) -> Fit:
-    """The fewest of the least harmful changes after which the run fits these cards, or all that help if none do."""
+    """The fewest of the least harmful changes after which the run fits these cards, or all that help if none do.
+
+    It aims at HEADROOM free on each, and is content with less where no more can be had.
+    """
 
     def planned(settings: Settings) -> MemoryPlan | None:
         resolved = resolve(settings) if settings else values
         return resolved and plan_for(resolved, model_config, gpus, memory)
 
     found = Fit(planned({}))
-    while not found.plan.fits and (step := _next(found, values, planned, resolve)):
+    while found.plan.short(HEADROOM) and (step := _next(found, values, planned, resolve)):
         found = step
+    room = 0 if found.plan.short(HEADROOM) else HEADROOM
     for change in reversed(found.changes) if found.plan.fits else ():  # a later one may have made it needless
         for milder in _milder(change):
             changes = [milder if other is change else other for other in found.changes]
             changes = [other for other in changes if other.settings]
             plan = planned(Fit(found.plan, changes).settings)
-            if plan and plan.fits:
+            if plan and not plan.short(room):
                 found = Fit(plan, changes)
                 break
+    return _with_larger_share(found, planned, resolve, room)
+
+
+def _with_larger_share(found: Fit, planned: Callable, resolve: Resolve, room: int) -> Fit:
+    """The server's share was cut before the other changes were made: with them there may be more for it."""
+    key = SHARES.get(found.plan.server.backend)
+    cut = next((change for change in found.changes if set(change.settings) == {key}), None)
+    for sequences in (found.plan.server.sequences, FEW) if cut and found.plan.fits else ():
+        larger = _share(resolve(found.settings), found.plan, sequences, found.plan.fullest.in_turns)
+        plan = planned(found.settings | larger)
+        if plan and not plan.short(room) and larger.get(key, 0) > cut.settings[key]:
+            raised = replace(cut, settings=larger)
+            return Fit(plan, [raised if change is cut else change for change in found.changes])
     return found
 
 
@@ -92,7 +112,9 @@ def _next(found: Fit, values: Mapping, planned: Callable, resolve: Resolve) -> F
         before = {key: run_values.get(current, key) for key in settings}
         new = {key: value for key, value in settings.items() if value != before[key]}
         plan = planned(found.settings | new) if new else None
-        if plan and plan.fullest.missing < found.plan.fullest.missing:
+        if not plan or plan.host_missing > found.plan.host_missing:
+            continue
+        if plan.short(HEADROOM) < found.plan.short(HEADROOM):
             change = Change(new, {key: before[key] for key in new}, why, rank)
             return Fit(plan, _merged(found.changes, change))
     return None
@@ -106,44 +128,43 @@ def _merged(changes: list[Change], change: Change) -> list[Change]:
     return sorted([*changes, change], key=lambda change: change.rank)
 
 
-def _candidates(values: Mapping, plan: MemoryPlan) -> Iterator[tuple[Settings, str]]:
-    """Settings that may help, least harmful first, with what they cost."""
+def _candidates(values: Mapping, plan: MemoryPlan) -> list[tuple[Settings, str]]:
+    """Settings that may help, least harmful first, with what they cost; {} for those that do not apply."""
 
     def get(key: str):
         return run_values.get(values, key)
 
-    card, adam = plan.fullest, get("actor.optimizer.type") == "adam"
-    yield _share(values, plan, plan.server.sequences, card.in_turns), "room for all sequences that run at once"
-    if len(plan.cards) > 1 or plan.trainer.shards > 1:
-        yield {"actor.fsdp.memory_efficient_load": True}, "loads each rank's part only; the start takes longer"
-    budget = get("actor.mb_spec.max_tokens_per_mb")
-    if budget and budget // 2 >= run_values.longest(values):
-        yield {"actor.mb_spec.max_tokens_per_mb": budget // 2}, PASSES
-    yield {"actor.gradient_checkpointing": True}, "layers are computed twice: about a third slower updates"
-    few = min(FEW, plan.server.sequences)
-    yield _share(values, plan, few, card.in_turns), "fewer sequences at once: slower rollouts"
-    if budget and (smallest := -(-run_values.longest(values) // run_values.PAGE) * run_values.PAGE) < budget:
-        yield {"actor.mb_spec.max_tokens_per_mb": smallest}, PASSES
-    if card.name.startswith("GPU") and adam:
-        yield {"actor.fsdp.per_layer_optim_step": True}, "Adam's states in the machine's memory: slower updates"
-    if len(card.processes) > 1 and plan.allocation == "sglang:d1p1t1+fsdp:d1p1t1" and not card.in_turns:
-        share = _share(values, plan, few, turns=True)
-        yield TURNS | share, "server and trainer in turns: no rollouts during updates"
-    if get("kl_reference") and not get("actor.kl_ctl"):
-        yield {"kl_reference": False}, "the KL to the start model is not logged"
-    if adam:
-        precise = {"actor.optimizer.type": "adam_bf16", "actor.optimizer_dtype": "bfloat16"}
-        yield precise | {"actor.fsdp.per_layer_optim_step": False}, "weights and states in bfloat16, Kahan sums"
-    if card.name.startswith("GPU"):
-        yield {"actor.fsdp.offload_params": True}, "weights and states in the machine's memory: much slower"
-    yield {"actor.use_lora": True}, "trains adapters of rank actor.lora_rank; wants a larger actor.lr"
-    for key, least, why in (
-        ("gconfig.max_new_tokens", 128, "long solutions are cut off"),
-        ("gconfig.n_samples", 2, "smaller groups: a coarser baseline"),
-        ("train_dataset.batch_size", 1, "noisier updates"),
-    ):
-        if get(key) // 2 >= least:
-            yield {key: get(key) // 2}, why
+    def halved(key: str, least: int = 1) -> Settings:
+        return {key: get(key) // 2} if get(key) and get(key) // 2 >= least else {}
+
+    card, few = plan.fullest, min(FEW, plan.server.sequences)
+    on_gpu, adam = card.name.startswith("GPU"), get("actor.optimizer.type") == "adam"
+    budget, longest = "actor.mb_spec.max_tokens_per_mb", run_values.longest(values)
+    smallest = -(-longest // run_values.PAGE) * run_values.PAGE
+    several = len(plan.cards) > 1 or plan.trainer.shards > 1
+    shared = len(card.processes) > 1 and plan.allocation == "sglang:d1p1t1+fsdp:d1p1t1" and not card.in_turns
+    unrewarded = get("kl_reference") and (get("actor.kl_ctl") or 0) <= MEASURE_ONLY
+    precise = {"actor.optimizer.type": "adam_bf16", "actor.optimizer_dtype": "bfloat16"}
+    if get("actor.fsdp.per_layer_optim_step"):
+        precise["actor.fsdp.per_layer_optim_step"] = False  # AReaL steps by layer with adam only
+    return [
+        (_share(values, plan, plan.server.sequences, card.in_turns), SLOWER),
+        ({"actor.fsdp.memory_efficient_load": True} if several else {}, "loads each rank's part only; a slower start"),
+        (halved(budget, longest), PASSES),
+        ({"actor.gradient_checkpointing": True}, "layers are computed twice: about a third slower updates"),
+        (_share(values, plan, few, card.in_turns), SLOWER),
+        ({budget: smallest} if smallest < (get(budget) or 0) else {}, PASSES),
+        (halved("rollout.max_concurrent_rollouts", -(-FEW // get("gconfig.n_samples"))), SLOWER),
+        ({"kl_reference": False, "actor.kl_ctl": 0.0} if unrewarded else {}, "the KL to the start model is not logged"),
+        (precise if adam else {}, "weights and states in bfloat16, Kahan sums"),
+        ({"actor.use_lora": True}, "trains adapters of rank actor.lora_rank; wants a larger actor.lr"),
+        (halved("gconfig.max_new_tokens", 128), "long solutions are cut off"),
+        (halved("gconfig.n_samples", 2), "smaller groups: a coarser baseline"),
+        (halved("train_dataset.batch_size"), "noisier updates"),
+        ({"actor.fsdp.per_layer_optim_step": True} if on_gpu and adam else {}, "Adam's states in RAM: slower updates"),
+        (TURNS | _share(values, plan, few, turns=True) if shared else {}, "in turns: no rollouts during updates"),
+        ({"actor.fsdp.offload_params": True} if on_gpu else {}, "weights and states in RAM: much slower"),
+    ]
 
 
 def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = False) -> Settings:
@@ -153,16 +174,21 @@ def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = Fals
     if not key or not servers:
         return {}
     static = servers[0].parts["weights"] + servers[0].parts["keys and values"]
-    free = static / run_values.get(values, key) if plan.server.backend == "sglang" else card.capacity
+    free = static / plan.server.share if plan.server.backend == "sglang" else card.capacity
+    if free <= 0:  # other programs hold the card
+        return {}
     others = CONTEXT * (len(card.processes) - 1) if turns else card.together - servers[0].total
-    left = static + card.capacity - card.used - others - servers[0].total
+    left = static + card.capacity - HEADROOM - card.used - others - servers[0].total
     least, most = (plan.server.smallest_share(int(free), card.capacity, many) for many in (sequences, 2 * sequences))
     share = max(least, min(most, int(left / free * 100) / 100))
-    return {key: share} if share < 1 else {}
+    return {key: share} if 0 < share < 1 else {}
 
 
 def hardware(values: Mapping, model_config: Mapping, gpus: list[GPU], resolve: Resolve) -> str:
-    """The smallest card of as many on which some set of changes fits; what is said when nothing fits these."""
+    """What would do when nothing fits these cards: they without other programs, or the smallest of as many."""
+    held, emptied = sum(gpu.used for gpu in gpus), [GPU(gpu.gib) for gpu in gpus]
+    if held and fit(values, model_config, emptied, resolve).plan.fits:
+        return f"these would do with some changes once you end what holds {held:.1f} GiB of them"
     for gib in CARDS:
         if gib > max(gpu.gib for gpu in gpus):
             found = fit(values, model_config, [GPU(gib)] * len(gpus), resolve)
@@ -172,3 +198,21 @@ def hardware(values: Mapping, model_config: Mapping, gpus: list[GPU], resolve: R
                 )
     each = max(card.total for card in plan_for(values, model_config, [GPU(CARDS[-1])] * len(gpus)).cards)
     return f"no {len(gpus)} cards do: each would need {each / GIB:.0f} GiB; spread the model over more of them"
+
+
+def held_by_others(plan: MemoryPlan, values: Mapping, model_config: Mapping, gpus: list[GPU], memory: int) -> float:
+    """GiB of the cards without which the run of this plan would fit; 0 where that is not what it lacks."""
+    held, emptied = sum(gpu.used for gpu in gpus), [GPU(gpu.gib) for gpu in gpus]
+    return held if held and not plan.fits and plan_for(values, model_config, emptied, memory).fits else 0.0
+
+
+def smallest(values: Mapping, model_config: Mapping) -> list[GPU]:
+    """Cards of the smallest usual size that hold the run as it is, as many as it asks for; of the largest if none do.
+
+    Server and trainer share one only where the cluster that is asked for has no more.
+    """
+    sides, cluster = run_values.allocated(values), values["cluster"]
+    several = cluster["n_nodes"] * cluster["n_gpus_per_node"] > 1
+    count = sides.rollout.devices + sides.train.devices if several else 1
+    held = (gib for gib in CARDS if not plan_for(values, model_config, [GPU(gib)] * count).short(HEADROOM))
+    return [GPU(next(held, CARDS[-1]))] * count

@@ -4,6 +4,7 @@ Exact for the dense decoders transformers calls llama, mistral, qwen2, qwen3 and
 the real classes); any other architecture gets Llama's formulae with its own sizes, and `exact` says so.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 GATED = ("llama", "mistral", "qwen2", "qwen3")  # RMSNorm, rotary positions, gated MLP
@@ -112,16 +113,22 @@ class ModelShape:
         return 2 * self.layers * max(1, self.kv_heads // tensor_parallel) * self.head_dim * element
 
 
-def from_config(config: dict) -> ModelShape:
-    """Read a config.json's content. Raises ShapeError naming the missing key."""
-    config = config.get("text_config") or config
+def from_config(config: Mapping) -> ModelShape:
+    """Read a config.json's content. Raises ShapeError naming the key that is missing or no size."""
+    config = config.get("text_config") or config if isinstance(config, Mapping) else config
+    if not isinstance(config, Mapping):
+        raise ShapeError(f"config.json must hold one JSON object of the model's sizes; found {str(config)[:80]}")
     family = config.get("model_type", "")
-    if any((config.get(key) or 0) > 1 for key in EXPERTS):
+    if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
         raise ShapeError(f"model_type {family!r} is a mixture of experts, and plans are made for dense models only")
     found = {size: next((config[k] for k in keys if config.get(k)), None) for size, keys in ALIASES.items()}
     for size in ("layers", "hidden", "heads", "vocab"):
         if found[size] is None:
             raise ShapeError(f"config.json has none of {', '.join(ALIASES[size])}; it holds {', '.join(config)[:200]}")
+    for size, value in found.items():
+        if value is not None and (type(value) is not int or value < 1):
+            key = next(key for key in ALIASES[size] if config.get(key) == value)
+            raise ShapeError(f"config.json: {key} is {value!r}; it must be a whole number above 0")
     hidden, heads = found["hidden"], found["heads"]
     shape = ModelShape(
         family=family,
@@ -139,7 +146,7 @@ def from_config(config: dict) -> ModelShape:
     return replace(shape, attention_bias=_attention_bias(shape, config))
 
 
-def _attention_bias(shape: ModelShape, config: dict) -> int:
+def _attention_bias(shape: ModelShape, config: Mapping) -> int:
     if shape.family == "qwen2":
         return shape.query + 2 * shape.key
     if shape.family == "gpt_neo":

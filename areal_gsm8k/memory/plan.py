@@ -8,6 +8,7 @@ their peaks add up; only in AReaL's colocation, where they take turns, the large
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from areal_gsm8k.loop.schema import ConfigError
 from areal_gsm8k.memory import run_values
 from areal_gsm8k.memory.model_shape import ModelShape, from_config
 from areal_gsm8k.memory.server import GIB, MIB, Server
@@ -20,6 +21,7 @@ FRAGMENTS = 0.1  # of what comes and goes, lost between PyTorch's blocks: assume
 COME_AND_GO = ("gathered", "activations", "logits", "working")
 # Python with its libraries on a machine without a GPU: resident set after the imports, seen on Linux.
 LIBRARIES = {"trainer": 700 * MIB, "server": 400 * MIB}
+RESERVE = 4 * GIB  # of RAM, for the system and for the processes themselves where GPUs do the work: assumed
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,16 @@ class Card:
 
     @property
     def missing(self) -> int:
-        """Bytes that are not there, on the card or in a server's share of it; 0 when it fits."""
-        short = -sum(min(0, size) for process in self.processes for size in process.parts.values())
-        return max(0, self.total - self.capacity, short)
+        return self.short()
+
+    @property
+    def spare(self) -> int:
+        return self.capacity - self.total
+
+    def short(self, room: int = 0) -> int:
+        """Bytes that are not there, on the card or in a server's share of it, when `room` bytes are to stay free."""
+        share = -sum(min(0, size) for process in self.processes for size in process.parts.values())
+        return max(0, room - self.spare, share)
 
 
 @dataclass
@@ -86,12 +95,27 @@ class MemoryPlan:
     server: Server
     allocation: str
     cards: list[Card]
-    host: int = 0  # bytes of the machine's memory that trainers use instead of their GPUs'
+    host: int = 0  # bytes of RAM that the trainers of one machine use instead of their GPUs' memory
+    ram: int = 0  # bytes this machine has, where GPUs do the work; 0: not known, as for cards that are elsewhere
     notes: list[str] = field(default_factory=list)
 
     @property
     def fits(self) -> bool:
-        return not any(card.missing for card in self.cards)
+        return not self.short()
+
+    def short(self, room: int = 0) -> int:
+        """Bytes that are not there, on the fullest card (`room` of it left free) and in RAM."""
+        return max(card.short(room) for card in self.cards) + self.host_missing
+
+    @property
+    def host_missing(self) -> int:
+        return max(0, self.host + RESERVE - self.ram) if self.host and self.ram else 0
+
+    @property
+    def in_ram(self) -> str:
+        """What the trainers keep in RAM, as a sentence."""
+        needs = f"Trainers keep {self.host / GIB:.1f} GiB in RAM: needs {(self.host + RESERVE) / GIB:.1f} GiB of RAM"
+        return f"{needs}; this machine has {self.ram / GIB:.1f}." if self.ram else f"{needs}."
 
     @property
     def fullest(self) -> Card:
@@ -105,18 +129,21 @@ class MemoryPlan:
             for card in self.cards
         ]
         model = asdict(self.shape) | {"parameters": self.shape.parameters}
-        own = {"allocation": self.allocation, "fits": self.fits, "host": self.host, "notes": self.notes}
-        return own | {"model": model, "cards": cards}
+        own = {"allocation": self.allocation, "fits": self.fits, "notes": self.notes}
+        host = {"host": self.host, "ram": self.ram, "host_missing": self.host_missing}
+        return own | host | {"model": model, "cards": cards}
 
 
 def plan_for(values: Mapping, model_config: Mapping, gpus: list[GPU], memory: int = 0) -> MemoryPlan:
     """Plan a run. Pure.
 
     values: resolved configuration (areal_gsm8k/loop/config.py, make_plan(...).values). model_config: the content of
-    config.json. gpus: the cards of one machine, or of all; none for the embedded back end means the CPU, whose
-    machine has `memory` bytes. Raises ShapeError when the model cannot be planned.
+    config.json. gpus: the cards of all machines; none for the embedded back end means the CPU. memory: bytes of RAM of
+    this machine; 0: not known, and then what is moved there fits. Raises ShapeError when the model cannot be planned,
+    ConfigError naming a key when the configuration cannot.
     """
-    shape = from_config(dict(model_config))
+    shape = from_config(model_config)
+    run_values.check_heads(values, shape)
     trainer = run_values.trainer(values, shape, on_gpu=bool(gpus))
     server = run_values.server(values, shape)
     sides = run_values.allocated(values)
@@ -127,9 +154,28 @@ def plan_for(values: Mapping, model_config: Mapping, gpus: list[GPU], memory: in
         processes = [_trainer_process(trainer, f"trainer {i}", False) for i in range(trainers)]
         processes += [_server_process(server, f"{server.backend} server {i}", 0, 0, False) for i in range(servers)]
         cards = [Card("memory of this machine", memory, processes)]
-    return MemoryPlan(
-        shape, trainer, server, str(sides), cards, trainer.host * trainers, _notes(values, shape, trainer)
-    )
+    machines = run_values.get(values, "cluster.n_nodes") or 1
+    host = _moved_to_ram(values, trainer) * min(trainers, max(1, len(gpus) // machines))
+    ram = memory if gpus else 0
+    return MemoryPlan(shape, trainer, server, str(sides), cards, host, ram, _notes(values, shape, trainer))
+
+
+def _moved_to_ram(values: Mapping, trainer: Trainer) -> int:
+    """One trainer's bytes; in turns all it keeps between steps is there while the server works."""
+    kept = sum(trainer.resident.values()) + trainer.gradients
+    return trainer.host + kept * run_values.takes_turns(values)
+
+
+def of_all_machines(gpus: list[GPU], values: Mapping) -> list[GPU]:
+    """The cards of every machine of a run, from those of one. Raises ConfigError when they are too few."""
+    machines, sides = values["cluster"]["n_nodes"], run_values.allocated(values)
+    needed = sides.rollout.devices + sides.train.devices
+    if len(gpus) * machines < needed and (needed, len(gpus)) != (2, 1):  # two processes may share one
+        raise ConfigError(
+            f"allocation_mode={sides} needs {needed} GPUs; {len(gpus)} a machine with cluster.n_nodes={machines} are "
+            f"too few. Plan with --gpus {-(-needed // machines)}x{gpus[0].gib:g}, the cards of one machine."
+        )
+    return gpus * machines
 
 
 def _on_gpus(values: Mapping, gpus: list[GPU], trainer: Trainer, server: Server, trainers: int, servers: int):

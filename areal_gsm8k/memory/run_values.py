@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from areal_gsm8k.loop import allocation
 from areal_gsm8k.loop.allocation import Allocation
-from areal_gsm8k.memory.model_shape import ModelShape
+from areal_gsm8k.memory.model_shape import ModelShape, ShapeError
 from areal_gsm8k.memory.server import Server
 from areal_gsm8k.memory.trainer import BYTES, Trainer
 
@@ -26,6 +26,7 @@ DEFAULTS = {
     "vllm.gpu_memory_utilization": 0.9,
 }
 VLLM_PREFILL = 2048  # vLLM's own max_num_batched_tokens
+SHARES = {"sglang": "sglang.mem_fraction_static", "vllm": "vllm.gpu_memory_utilization"}
 
 
 def get(values: Mapping, key: str):
@@ -52,14 +53,32 @@ def takes_turns(values: Mapping) -> bool:
     return any(s.get("type") == "colocation" and s.get("target") == target for s, target in strategies)
 
 
+def check_heads(values: Mapping, shape: ModelShape) -> None:
+    """Raise ShapeError when a tensor-parallel size does not divide the model's attention heads.
+
+    AReaL's trainer splits key-value heads as well (areal/engine/fsdp_utils/parallel.py, apply_non_moe_tp). SGLang and
+    vLLM give each rank a copy where there are fewer heads than ranks (sglang/srt/models/qwen2.py).
+    """
+    sides, heads, kv = allocated(values), shape.heads, shape.kv_heads
+    trained = [size for size in range(1, heads + 1) if heads % size == kv % size == 0]
+    served = [size for size in range(1, heads + 1) if heads % size == 0 and 0 in (kv % size, size % kv)]
+    for side, sizes in ((sides.rollout, served), (sides.train, trained)):
+        if side.tensor not in sizes:
+            raise ShapeError(
+                f"allocation_mode={sides}: {side.backend} cannot split {heads} attention heads and {kv} key-value "
+                f"heads into t{side.tensor}; sizes that divide them: {', '.join(f't{size}' for size in sizes)}."
+            )
+
+
 def trainer(values: Mapping, shape: ModelShape, on_gpu: bool) -> Trainer:
     """One rank of the trainer with the largest micro-batch it can get."""
     side = allocated(values).train
     sequences = get(values, "train_dataset.batch_size") * get(values, "gconfig.n_samples") // side.data
     update = -(-sequences // get(values, "actor.ppo_n_minibatches")) * longest(values)
     budget = get(values, "actor.mb_spec.max_tokens_per_mb") or update
-    stored = BYTES[get(values, "actor.optimizer_dtype")]
-    reference = values.get("ref") and BYTES[get(values, "ref.optimizer_dtype") or get(values, "actor.optimizer_dtype")]
+    stored, reference = BYTES[get(values, "actor.optimizer_dtype")], 0
+    if get(values, "ref") and get(values, "actor.kl_ctl"):  # as AReaL decides (areal/trainer/rl_trainer.py)
+        reference = BYTES[get(values, "ref.optimizer_dtype") or get(values, "actor.optimizer_dtype")]
     return Trainer(
         shape=shape,
         tokens=-(-min(budget, update) // PAGE) * PAGE,
@@ -71,11 +90,11 @@ def trainer(values: Mapping, shape: ModelShape, on_gpu: bool) -> Trainer:
         attention=get(values, "actor.attn_impl"),
         data=side.data,
         tensor=side.tensor,
-        reference=reference or 0,
+        reference=reference,
         compiled=on_gpu,
         adapter=(get(values, "actor.lora_rank") or 32) if get(values, "actor.use_lora") else 0,
-        offload=bool(get(values, "actor.fsdp.offload_params")),
-        step_by_layer=bool(get(values, "actor.fsdp.per_layer_optim_step")),
+        offload=on_gpu and bool(get(values, "actor.fsdp.offload_params")),
+        step_by_layer=on_gpu and bool(get(values, "actor.fsdp.per_layer_optim_step")),
         load_sharded=bool(get(values, "actor.fsdp.memory_efficient_load")),
     )
 
@@ -91,7 +110,6 @@ def server(values: Mapping, shape: ModelShape) -> Server:
     limit = get(values, most.get(side.backend, "embedded.max_running_requests"))
     chunk = get(values, "sglang.chunked_prefill_size")
     prefill = {"sglang": chunk if chunk > 0 else get(values, "sglang.max_prefill_tokens"), "vllm": VLLM_PREFILL}
-    shares = {"sglang": "sglang.mem_fraction_static", "vllm": "vllm.gpu_memory_utilization"}
     dtype = {"sglang": "sglang.dtype", "vllm": "vllm.dtype"}.get(side.backend, "actor.dtype")
     return Server(
         backend=side.backend,
@@ -101,7 +119,7 @@ def server(values: Mapping, shape: ModelShape) -> Server:
         prompts=groups,
         prompt=PROMPT,
         length=longest(values),
-        share=get(values, shares[side.backend]) if side.backend in shares else 0.0,
+        share=get(values, SHARES[side.backend]) if side.backend in SHARES else 0.0,
         tensor=side.tensor,
         pipeline=side.pipeline,
         prefill=prefill.get(side.backend, 16384),

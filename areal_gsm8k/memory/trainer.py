@@ -4,7 +4,7 @@ Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3) count weights, gradi
 sizes are those of AReaL's engine (areal/engine/fsdp_engine.py): weights stored in actor.optimizer_dtype, gathered layer
 by layer in actor.dtype by FSDP2, gradients reduced in float32. Around them come the activations (activations.py) and
 the logits with everything AReaL makes of them, 1,024 positions at a time (areal/utils/functional/vocab_parallel.py).
-docs/memory.md derives each moment; tests/test_memory_training.py holds them against measured steps.
+`moments` says what is alive when; tests/test_memory_training.py holds it against measured steps.
 """
 
 from dataclasses import dataclass
