@@ -167,7 +167,7 @@ def on_cpu(make: Callable[[], Callable]) -> dict[str, Alive]:
     `make()` gives a step, which is called with `phase`; phases of the last of STEPS calls count, and "loading".
     """
     gc.collect()  # what an earlier process model leaves behind must not be released within
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         with record_function("memory:0:loading"):
             step = make()
         for number in range(1, STEPS + 1):

@@ -2,7 +2,7 @@
 
     ./run test --algorithms tests/test_algorithm_runs.py
 
-A run costs half a minute, so without --algorithms only the two least like GRPO are made. The exact gradients are in
+A run costs half a minute, so without --algorithms only the one least like GRPO is made. The exact gradients are in
 test_algorithms.py; here a run's own files must show that the algorithm was in force. The first step is on-policy, so
 the loss that it logged can be computed again from its samples.
 """
@@ -21,7 +21,7 @@ from areal_gsm8k.runs import Run, read_lines
 pytest.importorskip("areal", reason="areal is not installed")
 
 STEPS, LIMIT = 3, 48  # most new tokens: configs/cpu.yaml
-ALWAYS = ("dapo", "lora")
+ALWAYS = ("dapo",)
 SHORT = 30  # new tokens: some completions are cut off, or near it
 SETTINGS = {
     **{name: [f"gconfig.max_new_tokens={SHORT}"] for name in ("dapo", "ternary")},

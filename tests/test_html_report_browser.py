@@ -89,7 +89,8 @@ def test_every_chart_is_drawn(reported, tmp_path):
       await new Promise((drawn) => setTimeout(drawn, 500));
       const hover = inside(document, ".bk-tooltip-content").map((one) => one.innerText.split(/\\s+/).join(" "));
       document.querySelector("#toggles input[value='1']").click();
-      await new Promise((drawn) => setTimeout(drawn, 500));
+      for (let waits = 0; waits < 50 && ink().reward >= before.reward; waits++)
+        await new Promise((drawn) => setTimeout(drawn, 100));
       return { before, hover, after: ink() };
     """
     seen = probe(reported, tmp_path, inked)

@@ -329,11 +329,11 @@ def test_a_run_is_enough(tmp_path):
 )
 def test_missing_and_senseless_options_are_named(arguments, wrong):
     shown = planned(*arguments)
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
 
     assert re.search(wrong, shown.output), shown.output
 
 
 def test_its_options_need_simulate():
     shown = CliRunner().invoke(app, ["plan", "--devices", "4"])
-    assert shown.exit_code == 1 and "--devices needs --simulate" in shown.output
+    assert shown.exit_code == 2 and "--devices needs --simulate" in shown.output
