@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-MEANWHILE = "test_memory_training.py"  # takes a minute and needs no start model
+# Together about two minutes that need no start model.
+MEANWHILE = ("test_memory_training.py", "test_memory_areal.py", "test_algorithms.py", "test_controls.py")
 
 
 def pytest_addoption(parser):
@@ -21,11 +22,11 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     """Files with most whole runs first: on two processes no long one is left over at the end.
 
-    The first file makes the start model, a minute in which a second that needs it would only wait.
+    The first file makes the start model, minutes in which a second that needs it would only wait.
     """
     runs = Counter(item.path for item in items if "start_model" in item.fixturenames)
     first = max(runs, key=runs.__getitem__, default=None)
-    items.sort(key=lambda item: (item.path != first, item.path.name != MEANWHILE, -runs[item.path]))
+    items.sort(key=lambda item: (item.path != first, item.path.name not in MEANWHILE, -runs[item.path]))
 
 
 @pytest.fixture(autouse=True)

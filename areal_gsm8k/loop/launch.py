@@ -30,7 +30,7 @@ from areal_gsm8k.runs import COLLAPSED, REFUSED, STOPPED, Run, RunError
 
 POLL_SECONDS = 0.25
 # Of the tiny recipe, measured on 2 cores: see docs/verification.md.
-WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.015
+WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.02
 
 
 def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed: Path | None = None) -> int:
