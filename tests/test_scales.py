@@ -80,7 +80,7 @@ def test_train_says_what_it_took(machine, monkeypatch):
     machine(22.5, 22.5, 22.5)
     assert "2gpus.yaml; 1 stays idle." in taken()[1]
     monkeypatch.setattr(scales.cards, "here", lambda: [])  # a driver that lists cards and does not tell their memory
-    assert taken()[1].startswith("3 NVIDIA GPUs: using train_grpo.yaml as it is")
+    assert taken()[1].startswith("3 NVIDIA GPUs: using train_grpo.yaml as it is. ")
 
 
 def test_an_old_generation_gets_the_settings_it_needs(machine):

@@ -53,7 +53,7 @@ def of_this_machine() -> tuple[list[Path], list[str], str]:
         found += f" ({', '.join(f'{memory:.0f}' for memory in memories)} GiB)"
     using = " and ".join(map(str, files)) or "train_grpo.yaml as it is"
     idle = len(visible) - max(count for count in (*COUNTS, 1) if count <= len(visible))
-    rest = f"; {idle} stay{'s' * (idle == 1)} idle" if idle else ""
+    rest = f"; {idle} stay{'s' * (idle == 1)} idle" if idle and files else ""
     settings = written(gpu.server_settings([card.capability for card in gpu.known(Machine())]))
     using += f", {', '.join(settings)}" if settings else ""
     return files, settings, f"{found}: using {using}{rest}. Another choice: --config; what fits: ./run gsm8k plan."
