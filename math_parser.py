@@ -8,7 +8,7 @@ signals, linear time, and no text makes it raise. Reward, evaluation and both SF
 
 The answer is the last final-answer statement after the last `</think>`; without one, the last number of the text.
 Values are exact. Plain numbers need this file alone; arithmetic in a statement (`6 \times 7`, `\sqrt{16}`) is read by
-areal_gsm8k/latex_values.py. docs/reward.md holds the convention in full; where graders disagree, this one chooses:
+grading/latex.py. docs/reward.md holds the convention in full; where graders disagree, this one chooses:
 - kinds of marker that disagree: the one that starts last, whatever its kind; but a box counts with all it encloses;
 - a last box or tag without its end is wrong (`\boxed{4` may be on its way to 42); an unclosed `<think>` hides the rest;
   `Answer:` before a worked solution, or a heading such as `#### Step 2`, is a label and no statement;
@@ -273,7 +273,7 @@ def read_value(span: str) -> str | None:
         return None
     plain = _PLAIN.fullmatch(span)
     if plain is None:
-        from areal_gsm8k.answer_values import read_dressed
+        from areal_gsm8k.grading.values import read_dressed
 
         return read_dressed(span)
     above, below = exact(plain["above"]), exact(plain["below"] or "1")

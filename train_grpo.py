@@ -4,7 +4,7 @@
     python train_grpo.py --config configs/cpu.yaml total_train_steps=20
     python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path=Qwen/Qwen2.5-1.5B-Instruct
 
-All three compose the configuration and start the processes of a run (areal_gsm8k/loop/launch.py); `main` is what each
+All three compose the configuration and start the processes of a run (launch/train.py); `main` is what each
 trainer process among them does.
 """
 
@@ -17,9 +17,9 @@ from areal_gsm8k import cli
 def main(config_file: str) -> None:
     from areal.utils.hf_utils import load_hf_tokenizer  # AReaL's import takes 10 s: not before it is needed
 
-    from areal_gsm8k.data import load_problems
-    from areal_gsm8k.loop.run_config import check_lengths, load_config
-    from areal_gsm8k.loop.trainer import GSM8KTrainer
+    from areal_gsm8k.data.problems import load_problems
+    from areal_gsm8k.training.run_config import check_lengths, load_config
+    from areal_gsm8k.training.trainer import GSM8KTrainer
 
     config = load_config(config_file)
     tokenizer = load_hf_tokenizer(config.tokenizer_path)
@@ -39,11 +39,11 @@ def main(config_file: str) -> None:
 
     with GSM8KTrainer(config, train_dataset=train_problems, valid_dataset=dev_problems) as trainer:
         trainer.train(
-            workflow="areal_gsm8k.loop.workflow.GSM8KWorkflow",
+            workflow="areal_gsm8k.training.workflow.GSM8KWorkflow",
             workflow_kwargs=arguments(config.gconfig),
-            eval_workflow="areal_gsm8k.loop.workflow.GSM8KWorkflow",
+            eval_workflow="areal_gsm8k.training.workflow.GSM8KWorkflow",
             eval_workflow_kwargs=arguments(config.eval_gconfig),
-            dynamic_filter_fn="areal_gsm8k.loop.workflow.accept_group",
+            dynamic_filter_fn="areal_gsm8k.training.workflow.accept_group",
         )
 
 

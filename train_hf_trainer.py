@@ -4,22 +4,22 @@
     python train_hf_trainer.py ... --resume            the same command again, after an interruption of any kind
 
 The flags and files are those of train_local_simple.py, and so are the losses, step by step: each of the two checks the
-other. What Trainer is told is in areal_gsm8k/hf_sft.py. Imports neither AReaL nor SGLang; runs on Linux, macOS and
+other. What Trainer is told is in sft/hf.py. Imports neither AReaL nor SGLang; runs on Linux, macOS and
 Windows.
 """
 
 import typer
 
-from areal_gsm8k import sft_command
+from areal_gsm8k.sft import command
 
 
 def train(*arguments) -> dict:
-    from areal_gsm8k import hf_sft  # heavy: --help does without
+    from areal_gsm8k.sft import hf  # heavy: --help does without
 
-    return hf_sft.train(*arguments)
+    return hf.train(*arguments)
 
 
-main = sft_command.command(train, "transformers.Trainer")
+main = command.command(train, "transformers.Trainer")
 
 if __name__ == "__main__":
     typer.run(main)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning, the simple baseline: a plain PyTorch loop that fits on one screen (areal_gsm8k/sft.py).
+"""Supervised fine-tuning, the simple baseline: a plain PyTorch loop that fits on one screen (sft/loop.py).
 
     python train_local_simple.py --model Qwen/Qwen2.5-0.5B-Instruct --output-dir runs/sft --max-time 600
     python train_local_simple.py --model MODEL --data generated --answer-format hash --output-dir runs/sft
@@ -11,9 +11,9 @@ Windows. train_hf_trainer.py is the same training through transformers.Trainer.
 
 import typer
 
-from areal_gsm8k import sft, sft_command
+from areal_gsm8k.sft import command, loop
 
-main = sft_command.command(sft.train, "a plain PyTorch loop")
+main = command.command(loop.train, "a plain PyTorch loop")
 
 if __name__ == "__main__":
     typer.run(main)

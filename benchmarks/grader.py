@@ -4,7 +4,7 @@ python benchmarks/grader.py --data ../shared/gsm8k
 python benchmarks/grader.py --data ../shared/gsm8k --rows 200     (quicker)
 
 Three tables: completions a second and latency over GSM8K's gold solutions dressed in five answer forms; the cases of
-tests/conformance that each of the two loses; the slowest and largest of the attacks of `gsm8k reward attack`.
+tests/grading/conformance that each of the two loses; the slowest and largest of the attacks of `gsm8k reward attack`.
 Throughput is of CPU time on one thread, so that other work on the machine weighs less. math-verify keeps its default
 time-outs, which are signals and need the main thread.
 """
@@ -23,11 +23,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from areal_gsm8k import attacks
-from areal_gsm8k.conventions import math_verify, ours
+from areal_gsm8k.grading import attacks
+from areal_gsm8k.grading.other_graders import math_verify, ours
 from math_parser import GRADER_VERSION, grade
 
-CONFORMANCE = Path(__file__).parent.parent / "tests" / "conformance"
+CONFORMANCE = Path(__file__).parent.parent / "tests" / "grading" / "conformance"
 FORMS = {
     "boxed": "{work}So the answer is $\\boxed{{{answer}}}$.",
     "tags": "<think>\n{work}</think>\n<answer>{answer}</answer>",

@@ -4,8 +4,8 @@
     python -m benchmarks.memory --device cuda    # GPU: torch.cuda.max_memory_allocated, at the 0.5B and 1.5B shapes
 
 Needs torch and transformers, not AReaL: the step below repeats what its FSDP engine does (areal/engine/fsdp_engine.py,
-areal/utils/functional/vocab_parallel.py); tests/test_memory_areal.py holds it against the engine itself. Every byte
-counts once, from its allocation to its release, so the peak is exact; nothing is read from the operating system.
+areal/utils/functional/vocab_parallel.py); tests/plan/test_memory_areal.py holds it against the engine itself. Every
+byte counts once, from its allocation to its release, so the peak is exact; nothing is read from the operating system.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import transformers
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from areal_gsm8k.memory import model_config, model_shape
-from areal_gsm8k.memory.trainer import BYTES, CHUNK, Trainer
+from areal_gsm8k.plan.memory import model_config, model_shape
+from areal_gsm8k.plan.memory.trainer import BYTES, CHUNK, Trainer
 
 PHASES = ("loading", "logprobs", "forward", "loss", "backward", "optimizer")
 STEPS = 2  # the second one has optimiser states and the gradients of the first

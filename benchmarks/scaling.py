@@ -24,12 +24,13 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from areal_gsm8k import tiny
-from areal_gsm8k.loop.config import make_plan
-from areal_gsm8k.runs import Run, write_atomically
-from areal_gsm8k.scaling import recorded
-from areal_gsm8k.scaling.splits import Prediction, Speeds, predict
-from areal_gsm8k.scaling.workload import Workload
+from areal_gsm8k.config.compose import make_plan
+from areal_gsm8k.plan.speed import recorded
+from areal_gsm8k.plan.speed.splits import Prediction, Speeds, predict
+from areal_gsm8k.plan.speed.workload import Workload
+from areal_gsm8k.runs.files import write_atomically
+from areal_gsm8k.runs.run import Run
+from areal_gsm8k.sft import tiny
 
 CPU = Path("configs/cpu.yaml")
 COMMON = (
@@ -90,7 +91,7 @@ class Machine:
 
     def handling(self) -> float:
         """CPU seconds of the trainers' threads beside the main one: they ask for completions, grade and record them."""
-        trainers = [process for process in self._tree() if "areal_gsm8k.loop.prewarm" in process.cmdline()]
+        trainers = [process for process in self._tree() if "areal_gsm8k.launch.prewarm" in process.cmdline()]
         threads = [thread for process in trainers for thread in process.threads() if thread.id != process.pid]
         return sum(thread.user_time + thread.system_time for thread in threads)
 

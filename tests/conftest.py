@@ -39,12 +39,13 @@ def no_run_outlives_its_test():
 @pytest.fixture(scope="session")
 def untrained_model(tmp_path_factory):
     """Folder of a tiny random Qwen2 with its tokenizer."""
-    from areal_gsm8k import problems, sft, tiny
+    from areal_gsm8k.data import generator
+    from areal_gsm8k.sft import loop, tiny
 
     settings = tiny.TinySettings()
-    tokenizer = tiny.make_tokenizer(settings, problems.noisy_corpus(400, seed=0))
+    tokenizer = tiny.make_tokenizer(settings, generator.noisy_corpus(400, seed=0))
     model = tiny.make_model(settings, tokenizer, seed=0)
-    return sft.save(model, tokenizer, tmp_path_factory.mktemp("models") / "untrained")
+    return loop.save(model, tokenizer, tmp_path_factory.mktemp("models") / "untrained")
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def start_model(tmp_path_factory, request):
     """Folder of the CPU recipe's start model, right now and then; a minute of one core, once for all test processes."""
     from filelock import FileLock
 
-    from areal_gsm8k import tiny
+    from areal_gsm8k.sft import tiny
 
     folder = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):  # a process of pytest-xdist: the others' folders are beside ours
@@ -66,7 +67,7 @@ def spmd():
     """The environment of a single SPMD rank, and no process group left behind."""
     import torch
 
-    from areal_gsm8k.loop.processes import _free_port, _spmd_environment
+    from areal_gsm8k.launch.processes import _free_port, _spmd_environment
 
     patch = pytest.MonkeyPatch()
     for name, value in (_spmd_environment(0, 1) | {"MASTER_PORT": str(_free_port())}).items():

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from areal_gsm8k.report import page
-from areal_gsm8k.runs import Run, append_lines, to_lines, write_atomically
+from areal_gsm8k.runs.files import append_lines, to_lines, write_atomically
+from areal_gsm8k.runs.run import Run
 
 CONFIG = """
 answer_format: hash

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import psutil
 
-from areal_gsm8k.loop.config import CPU_OVERLAY, PROJECT
+from areal_gsm8k.paths import CPU_OVERLAY, PROJECT
 
 PROGRAM = [sys.executable, "-m", "areal_gsm8k", "train"]
 

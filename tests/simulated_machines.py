@@ -4,11 +4,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from areal_gsm8k.doctor import advice, examination, wanted
-from areal_gsm8k.doctor.machine import GIB, Disk, Machine
-from areal_gsm8k.doctor.nvidia import MIB, Driver, Gpu
-from areal_gsm8k.doctor.reach import Answer
-from areal_gsm8k.loop.config import PROJECT
+from areal_gsm8k.doctor import advice, examination, requested
+from areal_gsm8k.machine.facts import GIB, Disk, Machine
+from areal_gsm8k.machine.network import Answer
+from areal_gsm8k.machine.nvidia import MIB, Driver, Gpu
+from areal_gsm8k.paths import PROJECT
 
 RTX_4090 = Gpu(0, "GPU-a", "NVIDIA GeForce RTX 4090", (8, 9), 24_564 * MIB, 400 * MIB)
 H100 = Gpu(0, "GPU-h", "NVIDIA H100 80GB HBM3", (9, 0), 81_559 * MIB, 4 * MIB)
@@ -50,11 +50,11 @@ def with_gpu(gpu: Gpu, **changes) -> dict:
 
 
 @cache
-def composed(overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...]) -> wanted.Wanted:
-    return wanted.read([], list(overrides), gpus, list(recipe))
+def composed(overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...]) -> requested.Wanted:
+    return requested.read([], list(overrides), gpus, list(recipe))
 
 
-def asks(machine: Machine, overrides: tuple[str, ...]) -> wanted.Wanted:
+def asks(machine: Machine, overrides: tuple[str, ...]) -> requested.Wanted:
     return composed(overrides, len(machine.driver.gpus), tuple(advice.recipe(machine)))
 
 

@@ -1,7 +1,7 @@
 """cluster/: what Slurm, Ray, SkyPilot and Modal start is what was typed, and fits the machines it asks for.
 
 Nothing is sent off here; docs/verification.md says what was. The commands of these files and of docs/clusters.md are
-parsed in tests/test_boxes.py.
+parsed in tests/test_containers.py.
 """
 
 import re
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from areal_gsm8k.loop.config import make_plan
+from areal_gsm8k.config.compose import make_plan
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
@@ -98,7 +98,7 @@ def test_slurm_workers_run_as_the_spec_says(tmp_path):
     from areal.infra.utils.launcher import JobState
     from areal.infra.utils.slurm import STATUS_MAPPING
 
-    from areal_gsm8k.loop.controller import slurm_scheduler
+    from areal_gsm8k.training.controller import slurm_scheduler
 
     overlay = yaml.safe_load((CLUSTER / "slurm_workers.yaml").read_text())
     (spec,) = (SchedulingSpec(**entry) for entry in overlay["actor"]["scheduling_spec"])

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from areal_gsm8k.loop import config
-from areal_gsm8k.loop.config import CPU_OVERLAY
-from areal_gsm8k.runs import Run, to_lines, write_atomically
+from areal_gsm8k.config import compose
+from areal_gsm8k.paths import CPU_OVERLAY
+from areal_gsm8k.runs.files import to_lines, write_atomically
+from areal_gsm8k.runs.run import Run
 
 
 def sample(id_: int, completion: str = "#### 5", group: str = "0-0", **more) -> dict:
@@ -21,10 +22,10 @@ def sample(id_: int, completion: str = "#### 5", group: str = "0-0", **more) -> 
 
 def write_run(folder: Path, steps: dict[int, list[dict]], *overrides: str, rejected: list[dict] = ()) -> Run:
     """The tiny recipe's run in `folder`, with groups of four, and `steps` as the samples of its steps."""
-    plan = config.make_plan([CPU_OVERLAY], [f"runs_dir={folder}", "gconfig.n_samples=4", *overrides], gpus=0)
+    plan = compose.make_plan([CPU_OVERLAY], [f"runs_dir={folder}", "gconfig.n_samples=4", *overrides], gpus=0)
     run = Run(plan.run_dir)
     run.make_folders()
-    config.write(plan, run.config)
+    compose.write(plan, run.config)
     for step, rows in steps.items():
         write_atomically(run.samples(step), to_lines(rows))
     write_atomically(run.rejected, to_lines(rejected))

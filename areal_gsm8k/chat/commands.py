@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from areal_gsm8k.data.prompts import FORMATS
 from areal_gsm8k.evaluation.settings import ENGINES
-from areal_gsm8k.prompts import FORMATS
 
 SWITCH = ("on", "off")
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from areal_gsm8k.evaluation import items, openings
+from areal_gsm8k.evaluation import items, test_seal
 from areal_gsm8k.evaluation.items import Items
 
 
@@ -17,8 +17,8 @@ def reader(source: str, split: str, seed: int, models: str, note: Callable[[str]
     def read() -> Items:
         found = items.load(source, split, seed=seed)
         if split == "test":
-            log = Path("runs").absolute() / openings.NAME
-            times = openings.record(log, found, models, shlex.join(["gsm8k", *sys.argv[1:]]))
+            log = Path("runs").absolute() / test_seal.NAME
+            times = test_seal.record(log, found, models, shlex.join(["gsm8k", *sys.argv[1:]]))
             note(f"This test split has been opened {times} times ({log}).")
         return found
 

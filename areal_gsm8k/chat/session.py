@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from areal_gsm8k.chat.chat_model import Speaker
 from areal_gsm8k.chat.commands import COMMANDS, CommandError, number, parse
 from areal_gsm8k.chat.reply import Reply
-from areal_gsm8k.chat.speaker import Speaker
 from areal_gsm8k.evaluation import Settings, engine
 from areal_gsm8k.evaluation.items import Items
 
@@ -25,7 +25,7 @@ Alt-Enter, or Esc and Enter, begins another line. Ctrl-C stops the replies."""
 
 
 class View(Protocol):
-    """Where a session shows things; areal_gsm8k/chat/view.py is the terminal's."""
+    """Where a session shows things; chat/view.py is the terminal's."""
 
     def say(self, text: str) -> None:
         """Show what was asked for."""

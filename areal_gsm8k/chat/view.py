@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from areal_gsm8k.chat.reply import Reply
-from areal_gsm8k.explanation import explained
-from areal_gsm8k.printable import printable
+from areal_gsm8k.grading.explanation import explained
+from areal_gsm8k.terminal_safe import printable
 
 NARROWEST = 32  # columns of the terminal for each model; with fewer they stand one under the other
 REDRAWN = 12  # times a second

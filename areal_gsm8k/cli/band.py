@@ -20,8 +20,8 @@ def band(
     import os
     import platform
 
-    from areal_gsm8k import band
-    from areal_gsm8k.runs import Run
+    from areal_gsm8k.runs.run import Run
+    from areal_gsm8k.watch import band
 
     hardware = hardware or f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     try:

@@ -61,10 +61,10 @@ def chat(
 
     from rich.console import Console
 
-    from areal_gsm8k.chat.asked import Asked, asked_in_training
+    from areal_gsm8k.chat.chat_model import named
     from areal_gsm8k.chat.rows import reader
     from areal_gsm8k.chat.session import Session
-    from areal_gsm8k.chat.speaker import named
+    from areal_gsm8k.chat.trained_with import Asked, asked_in_training
     from areal_gsm8k.chat.view import TerminalView
     from areal_gsm8k.evaluation import EvaluationError, Settings
 

@@ -35,7 +35,7 @@ def compare(
     from rich.markup import escape
 
     from areal_gsm8k.report import comparison, comparison_table, graded
-    from areal_gsm8k.runs import write_atomically
+    from areal_gsm8k.runs.files import write_atomically
 
     console = Console()
     try:

@@ -49,7 +49,7 @@ def prepare(
     from rich.console import Console
     from rich.table import Table
 
-    from areal_gsm8k.data import DataError
+    from areal_gsm8k.data.problems import DataError
 
     console = Console()
     try:
@@ -76,7 +76,7 @@ def prepare(
 
 def collect(source: str, layout: str, rows: int | None, seed: int) -> tuple[dict[str, list[dict]], str]:
     """Rows of each file to write, and one line on what was verified. Raises DataError."""
-    from areal_gsm8k.data import GENERATED, DataError, load_problems, read_split, verify_gsm8k
+    from areal_gsm8k.data.problems import GENERATED, DataError, load_problems, read_split, verify_gsm8k
 
     if source == GENERATED:
         train = load_problems(GENERATED, "train", rows=rows, seed=seed).to_list()
@@ -108,7 +108,7 @@ def write(rows: list[dict], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    from areal_gsm8k.runs import to_lines, write_atomically
+    from areal_gsm8k.runs.files import to_lines, write_atomically
 
     if path.suffix == ".jsonl":
         write_atomically(path, to_lines(rows))

@@ -25,11 +25,11 @@ def doctor(
 
     from rich.console import Console
 
-    from areal_gsm8k.doctor import advice, examination, gpu, table, wanted
-    from areal_gsm8k.doctor.machine import Machine
+    from areal_gsm8k.doctor import advice, examination, gpu, requested, table
+    from areal_gsm8k.machine.facts import Machine
 
     machine = Machine()
-    asked = wanted.read(config or [], overrides or [], len(gpu.known(machine)), advice.recipe(machine))
+    asked = requested.read(config or [], overrides or [], len(gpu.known(machine)), advice.recipe(machine))
     lines = examination.examine(machine, asked)
     runs = advice.advise(lines, machine, asked)
     failed, warned = examination.failed(lines), examination.warned(lines)

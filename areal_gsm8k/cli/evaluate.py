@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from areal_gsm8k.data.prompts import FORMATS
 from areal_gsm8k.evaluation.settings import ENGINES
-from areal_gsm8k.prompts import FORMATS
 
 if TYPE_CHECKING:
     from areal_gsm8k.evaluation import Card, Evaluation
@@ -82,13 +82,13 @@ def run(
     from rich.console import Console
 
     from areal_gsm8k.children import ChildDied
-    from areal_gsm8k.evaluation import Evaluation, EvaluationError, Settings, items, openings
+    from areal_gsm8k.evaluation import Evaluation, EvaluationError, Settings, items, test_seal
     from areal_gsm8k.evaluation.model import find
     from areal_gsm8k.evaluation.table import table
 
     console = Console()
     parent = output_dir or Path("runs") / "evaluations"
-    test_log = parent.absolute().parent / openings.NAME
+    test_log = parent.absolute().parent / test_seal.NAME
     cards = []
     try:
         if url and len(models) > 1:

@@ -59,7 +59,7 @@ def grade(
 
 def show(completion: str, reference: str, answer_format: str | None, console) -> bool:
     import math_parser
-    from areal_gsm8k.explanation import explained
+    from areal_gsm8k.grading.explanation import explained
 
     verdict = math_parser.grade(completion, reference, answer_format)
     for name, text in (explained(verdict) | {"grader": math_parser.GRADER_VERSION}).items():
@@ -92,7 +92,7 @@ def read(file: Path) -> list[tuple[int, dict, str | None]]:
 
 def grade_rows(rows, answer_format: str | None, file: Path, out: Path | None, console) -> bool:
     import math_parser
-    from areal_gsm8k.runs import write_atomically
+    from areal_gsm8k.runs.files import write_atomically
 
     graded, errors = [], 0
     for number, row, error in rows:
@@ -118,7 +118,7 @@ def grade_rows(rows, answer_format: str | None, file: Path, out: Path | None, co
 def compare_rows(rows, file: Path, console) -> bool:
     from rich.table import Table
 
-    from areal_gsm8k.conventions import CONVENTIONS
+    from areal_gsm8k.grading.other_graders import CONVENTIONS
 
     texts = [(number, row["completion"], row["reference"]) for number, row, error in rows if error is None]
     judged = {

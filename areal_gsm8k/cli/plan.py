@@ -3,7 +3,7 @@
 gsm8k plan --gpu 24
 gsm8k plan --config configs/models/qwen2.5-1.5b.yaml --gpus 2x24 --fit --out my-gpus.yaml
 gsm8k plan actor.path=meta-llama/Llama-3.1-8B-Instruct allocation_mode=sglang.d4+d4 --gpus 8x80 --json
-gsm8k plan --simulate ...     (how fast instead of how large: areal_gsm8k/cli/simulate.py)
+gsm8k plan --simulate ...     (how fast instead of how large: cli/simulate.py)
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from areal_gsm8k.cli import simulate as scaling
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from areal_gsm8k.loop.config import Plan
-    from areal_gsm8k.memory.fit import Fit
-    from areal_gsm8k.memory.plan import Card, MemoryPlan
+    from areal_gsm8k.config.compose import Plan
+    from areal_gsm8k.plan.memory.fit import Fit
+    from areal_gsm8k.plan.memory.plan import Card, MemoryPlan
 
 BAR = 60  # characters
 FILLS = {  # what stands for which parts
@@ -64,8 +64,8 @@ def plan(
     """
     from rich.console import Console
 
-    from areal_gsm8k.loop.schema import ConfigError
-    from areal_gsm8k.memory.model_shape import ShapeError
+    from areal_gsm8k.config.schema import ConfigError
+    from areal_gsm8k.plan.memory.model_shape import ShapeError
 
     console = Console(soft_wrap=True, highlight=False)
     speeds = (rollout_rate, trainer_rate, completion_tokens, completion_spread, update_seconds, handling_seconds)
@@ -100,16 +100,17 @@ class Asked:
     """What was asked for: a resolved configuration, a model, the cards. Raises ConfigError, ShapeError, ValueError."""
 
     def __init__(self, files: list[Path], overrides: list[str], gpu: str | None, gpus: str | None):
-        from areal_gsm8k.doctor.machine import Machine
-        from areal_gsm8k.loop import scales
-        from areal_gsm8k.memory import cards, model_config
-        from areal_gsm8k.memory.fit import smallest
-        from areal_gsm8k.memory.plan import of_all_machines, plan_for
+        from areal_gsm8k.config import defaults
+        from areal_gsm8k.machine import cards
+        from areal_gsm8k.machine.facts import Machine
+        from areal_gsm8k.plan.memory import model_config
+        from areal_gsm8k.plan.memory.fit import smallest
+        from areal_gsm8k.plan.memory.plan import of_all_machines, plan_for
 
         if gpu and gpus:
             raise ValueError("--gpu and --gpus: give one of them.")
         self.gpus = cards.read(gpu or gpus, "--gpu" if gpu else "--gpus") if gpu or gpus else cards.here()
-        self.files, self.overrides = files or scales.suited([gpu.gib for gpu in self.gpus]), overrides
+        self.files, self.overrides = files or defaults.suited([gpu.gib for gpu in self.gpus]), overrides
         self.count = len(self.gpus) or 1 << 20  # no card here and none given: as many as the allocation asks for
         here = Machine()
         self.memory = 0 if gpu or gpus else min(here.memory, here.memory_limit or here.memory)
@@ -129,13 +130,13 @@ class Asked:
         return shlex.join(["./run", "train", *files, *self.overrides])
 
     def resolved(self, more: list[str]) -> Plan:
-        from areal_gsm8k.loop.config import make_plan
+        from areal_gsm8k.config.compose import make_plan
 
         return make_plan(self.files, [*self.overrides, *more], self.count)
 
     def resolve(self, settings: dict) -> dict | None:
         """The configuration with these laid over it; None when it is refused."""
-        from areal_gsm8k.loop.schema import ConfigError
+        from areal_gsm8k.config.schema import ConfigError
 
         try:
             return self.resolved([f"{key}={str(value).lower()}" for key, value in settings.items()]).values
@@ -143,13 +144,13 @@ class Asked:
             return None
 
     def fit(self) -> Fit:
-        from areal_gsm8k.memory.fit import fit
+        from areal_gsm8k.plan.memory.fit import fit
 
         return fit(self.values, self.config, self.gpus, self.resolve, self.memory)
 
 
 def _write(out: Path, overlay: str) -> None:
-    from areal_gsm8k.runs import write_atomically
+    from areal_gsm8k.runs.files import write_atomically
 
     try:
         write_atomically(out, overlay)
@@ -241,7 +242,7 @@ def bar(card: Card) -> str:
 
 
 def _advise(console: Console, found: Fit, asked: Asked, fitted: bool) -> None:
-    from areal_gsm8k.memory.fit import hardware, held_by_others
+    from areal_gsm8k.plan.memory.fit import hardware, held_by_others
 
     if found.changes:
         console.print("\nChanged:" if fitted else "\nTo make it fit, what hurts least first (--fit writes it):")

@@ -19,7 +19,7 @@ def recipes(context: typer.Context) -> None:
     """List the recipes by kind. `show NAME ...` explains some of them together."""
     if context.invoked_subcommand:
         return
-    from areal_gsm8k.recipes import all_recipes
+    from areal_gsm8k.config.recipes import all_recipes
 
     kind = None
     for recipe in all_recipes():
@@ -34,9 +34,9 @@ def recipes(context: typer.Context) -> None:
 @app.command()
 def show(names: Annotated[list[str], typer.Argument(metavar="NAME", help="For example qwen2.5-1.5b dapo 24gb.")]):
     """The heads of these recipes, what they change together, and the command to type."""
-    from areal_gsm8k import recipes
-    from areal_gsm8k.loop.config import make_plan
-    from areal_gsm8k.loop.schema import ConfigError
+    from areal_gsm8k.config import recipes
+    from areal_gsm8k.config.compose import make_plan
+    from areal_gsm8k.config.schema import ConfigError
 
     try:
         chosen = [recipes.read(recipes.find(name)) for name in names]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import math_parser
-from areal_gsm8k import samples
-from areal_gsm8k.advantages import not_reproduced
 from areal_gsm8k.cli import text
 from areal_gsm8k.cli.samples import signed, verdict
-from areal_gsm8k.regrade import ZERO, Change, Regraded, RegradeError, Regrader, described, summarise, total
-from areal_gsm8k.runs import Run, append_lines
+from areal_gsm8k.grading.advantages import not_reproduced
+from areal_gsm8k.replay.regrade import ZERO, Change, Regraded, RegradeError, Regrader, described, summarise, total
+from areal_gsm8k.runs import samples
+from areal_gsm8k.runs.files import append_lines
+from areal_gsm8k.runs.run import Run
 
 if TYPE_CHECKING:
     from rich.console import Console

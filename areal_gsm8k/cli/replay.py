@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from areal_gsm8k import samples as samples_of
 from areal_gsm8k.cli import text
 from areal_gsm8k.cli.samples import facts
-from areal_gsm8k.samples import SamplesError
+from areal_gsm8k.runs import samples as samples_of
+from areal_gsm8k.runs.samples import SamplesError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from areal_gsm8k.replay import Departure, Replayed
+    from areal_gsm8k.replay.replay import Departure, Replayed
 
 EngineName = StrEnum("EngineName", {name: name for name in ("auto", "embedded", "hf")})
 BEFORE = 40  # characters shown before a departure
@@ -72,7 +72,7 @@ def regenerate(folder: Path, step: int | None, sample: int, engine: str, console
     run = samples_of.open_run(folder)
     config = samples_of.configuration(run)
     at, row = samples_of.find(run, sample, step)
-    from areal_gsm8k.replay import replay
+    from areal_gsm8k.replay.replay import replay
 
     show(at, replay(run, config, row, engine), console)
 

@@ -22,7 +22,7 @@ def report(
     from rich.console import Console
     from rich.markup import escape
 
-    from areal_gsm8k.runs import Run, RunError
+    from areal_gsm8k.runs.run import Run, RunError
 
     console = Console()
     try:

@@ -39,7 +39,7 @@ def attack(
     from rich.console import Console
     from rich.table import Table
 
-    from areal_gsm8k.attacks import run
+    from areal_gsm8k.grading.attacks import run
 
     console = Console(soft_wrap=True)
     close = None
@@ -79,10 +79,10 @@ def _failed(one) -> bool:
 def resolve(spec: str, answer_format: str | None, seconds: float) -> tuple[Callable, Callable | None]:
     """(a function from an attack to its reward, what to call at the end). Raises ValueError, RewardError."""
     import math_parser
-    from areal_gsm8k.attacks import GOLD, QUESTION
-    from areal_gsm8k.conventions import CONVENTIONS
-    from areal_gsm8k.reward_process import RewardProcesses
-    from areal_gsm8k.rewards import Reward, Sample
+    from areal_gsm8k.grading.attacks import GOLD, QUESTION
+    from areal_gsm8k.grading.custom_reward import RewardProcesses
+    from areal_gsm8k.grading.other_graders import CONVENTIONS
+    from areal_gsm8k.grading.rewards import Reward, Sample
 
     if spec in CONVENTIONS:
         return lambda attack: float(CONVENTIONS[spec](attack.completion, GOLD)), None

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from areal_gsm8k import samples as samples_of
 from areal_gsm8k.cli import text
-from areal_gsm8k.samples import SamplesError
+from areal_gsm8k.runs import samples as samples_of
+from areal_gsm8k.runs.samples import SamplesError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from areal_gsm8k.runs import Run
+    from areal_gsm8k.runs.run import Run
 
 SHOWN = 10
 COLUMN = 38  # characters of a group's column

@@ -27,8 +27,8 @@ def sidebyside(
     With the tiny model the SFT data are two controls: the noisy corpus it was made from, which GRPO should beat, and as
     many right solutions as that corpus holds, which should beat GRPO. With another model: the training rows' solutions.
     """
-    from areal_gsm8k.loop.schema import ConfigError
-    from areal_gsm8k.loop.sidebyside import StageFailed, run
+    from areal_gsm8k.config.schema import ConfigError
+    from areal_gsm8k.launch.sidebyside import StageFailed, run
 
     try:
         run(config or [], overrides or [], out, sft_lr)

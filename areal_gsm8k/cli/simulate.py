@@ -16,9 +16,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from areal_gsm8k.loop.config import Plan
-    from areal_gsm8k.scaling.splits import Prediction, Speeds
-    from areal_gsm8k.scaling.workload import Lengths
+    from areal_gsm8k.config.compose import Plan
+    from areal_gsm8k.plan.speed.splits import Prediction, Speeds
+    from areal_gsm8k.plan.speed.workload import Lengths
 
 GROUPS = 1024  # drawn, and used in turn
 PANEL = {"rich_help_panel": "With --simulate"}
@@ -76,9 +76,9 @@ class Given:
 
 def simulate(console: Console, files: list[Path], overrides: list[str], given: Given, as_json: bool) -> None:
     """Print the table. Raises ConfigError and ScalingError."""
-    from areal_gsm8k.loop.config import make_plan
-    from areal_gsm8k.scaling import splits
-    from areal_gsm8k.scaling.workload import Workload
+    from areal_gsm8k.config.compose import make_plan
+    from areal_gsm8k.plan.speed import splits
+    from areal_gsm8k.plan.speed.workload import Workload
 
     plan = make_plan(files, overrides, 1 << 20)
     devices = given.devices or plan.allocation.rollout.devices + plan.allocation.train.devices
@@ -101,10 +101,10 @@ def simulate(console: Console, files: list[Path], overrides: list[str], given: G
 
 def measured(plan: Plan, given: Given) -> tuple[Speeds, Lengths, str]:
     """Speeds and lengths, from the run and then from the options; and a line that tells their source."""
-    from areal_gsm8k.scaling import recorded
-    from areal_gsm8k.scaling.rates import ANY, ScalingError, Trainer, fit_server, read_points
-    from areal_gsm8k.scaling.splits import Speeds
-    from areal_gsm8k.scaling.workload import drawn
+    from areal_gsm8k.plan.speed import recorded
+    from areal_gsm8k.plan.speed.rates import ANY, ScalingError, Trainer, fit_server, read_points
+    from areal_gsm8k.plan.speed.splits import Speeds
+    from areal_gsm8k.plan.speed.workload import drawn
 
     run = recorded.read(given.run) if given.run else None
     wanted = {
@@ -144,7 +144,7 @@ def measured(plan: Plan, given: Given) -> tuple[Speeds, Lengths, str]:
 def show(console: Console, predictions: list[Prediction]) -> None:
     from rich.table import Table
 
-    from areal_gsm8k.scaling.splits import best
+    from areal_gsm8k.plan.speed.splits import best
 
     chosen = best(predictions)
     table = Table("split", "step s", "wait s", "tokens/s", "staleness", "most", "slower", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from areal_gsm8k.printable import printable
+from areal_gsm8k.terminal_safe import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -27,6 +27,6 @@ def train(
     ] = False,
 ) -> None:
     """Train with GRPO. Without --config: what suits this machine's GPUs; without one the CPU recipe, a tiny model."""
-    from areal_gsm8k.loop import launch
+    from areal_gsm8k.launch import train
 
-    raise typer.Exit(launch.train(config or [], overrides or [], dry_run, resume))
+    raise typer.Exit(train.train(config or [], overrides or [], dry_run, resume))

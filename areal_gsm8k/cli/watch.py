@@ -22,7 +22,7 @@ def watch(
     """Follow one run or several until all have ended; a run that has not started yet is waited for."""
     from rich.console import Console
 
-    from areal_gsm8k.runs import Run
+    from areal_gsm8k.runs.run import Run
 
     for folder in runs:
         if not folder.is_dir():
@@ -41,7 +41,7 @@ def watch(
 def _follow_one(run, console) -> None:
     import time
 
-    from areal_gsm8k.report.live import LiveView
+    from areal_gsm8k.watch.live import LiveView
 
     with LiveView(run, console) as view:
         view.say_where_it_stands()
@@ -55,7 +55,7 @@ def _follow_one(run, console) -> None:
 def _follow_all(runs, console) -> None:
     import time
 
-    from areal_gsm8k.report.overview import Overview
+    from areal_gsm8k.watch.overview import Overview
 
     with Overview(runs, console) as view:
         while not view.ended():

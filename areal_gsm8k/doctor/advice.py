@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from areal_gsm8k.config import defaults
 from areal_gsm8k.doctor import gpu
 from areal_gsm8k.doctor.examination import Line, failed, warned
 from areal_gsm8k.doctor.finding import FAIL
-from areal_gsm8k.doctor.machine import GIB, Machine
-from areal_gsm8k.doctor.wanted import Wanted, read
-from areal_gsm8k.loop import scales
+from areal_gsm8k.doctor.requested import Wanted, read
+from areal_gsm8k.machine.facts import GIB, Machine
 
 CPU = "configs/cpu.yaml"
 EVERYWHERE = ("host", "disk")  # groups whose failures stop the CPU recipe as well
@@ -24,7 +24,7 @@ class Advice:
 
 def recipe(machine: Machine) -> list[Path]:
     """The overlays `./run train` takes by itself on this machine's GPUs; none without one."""
-    return scales.suited([card.memory / GIB for card in gpu.known(machine) if card.memory])
+    return defaults.suited([card.memory / GIB for card in gpu.known(machine) if card.memory])
 
 
 def advise(lines: list[Line], machine: Machine, wanted: Wanted) -> Advice:

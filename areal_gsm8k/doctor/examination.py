@@ -6,8 +6,8 @@ from pathlib import Path
 
 from areal_gsm8k.doctor import disk, gpu, host, network, packages
 from areal_gsm8k.doctor.finding import FAIL, WARN, Finding, fail, ok, warn
-from areal_gsm8k.doctor.machine import Machine
-from areal_gsm8k.doctor.wanted import Wanted
+from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.machine.facts import Machine
 
 Check = Callable[[Machine, Wanted], Finding | None]
 

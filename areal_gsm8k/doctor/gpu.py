@@ -1,10 +1,10 @@
 """Checks of the GPU: driver, CUDA, compute capability, compilers, attention, sharing one card, memory."""
 
+from areal_gsm8k.config import devices
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.machine import GIB, Machine
-from areal_gsm8k.doctor.nvidia import Gpu
-from areal_gsm8k.doctor.wanted import Wanted, written
-from areal_gsm8k.loop import devices
+from areal_gsm8k.doctor.requested import Wanted, written
+from areal_gsm8k.machine.facts import GIB, Machine
+from areal_gsm8k.machine.nvidia import Gpu
 
 OLDEST = (7, 5)  # SGLang 0.5.10: "SGLang only supports sm75 and above"
 AMPERE, HOPPER, BLACKWELL = (8, 0), (9, 0), (10, 0)
@@ -203,7 +203,7 @@ def flash_attention(machine: Machine, wanted: Wanted) -> Finding | None:
         )
     if asked == "sdpa":
         other = f"; flash-attn {there} is here: actor.attn_impl=flash_attention_2 may be faster" if there else ""
-        return ok(f"actor.attn_impl=sdpa, with packed sequences kept apart (areal_gsm8k/loop/actor.py){other}")
+        return ok(f"actor.attn_impl=sdpa, with packed sequences kept apart (training/actor.py){other}")
     return ok(f"actor.attn_impl={asked}{f', flash-attn {there}' if there else ''}")
 
 
@@ -218,7 +218,7 @@ def sharing(machine: Machine, wanted: Wanted) -> Finding | None:
             "sudo nvidia-smi -c DEFAULT",
         )
     if wanted.get("enable_offload"):
-        return ok("server and trainer take turns on one card (areal_gsm8k/loop/turns.py), weights by disk")
+        return ok("server and trainer take turns on one card (training/colocation.py), weights by disk")
     key = "sglang.mem_fraction_static" if wanted.backend == "sglang" else "vllm.gpu_memory_utilization"
     share = wanted.get(key)
     if share is not None and share > MOST:
@@ -245,8 +245,8 @@ def fits(machine: Machine, wanted: Wanted) -> Finding | None:
     if not gpus or not wanted.on_gpu:
         return None
     try:
-        from areal_gsm8k.memory import GPU, model_config, plan_for
-        from areal_gsm8k.memory.fit import fit
+        from areal_gsm8k.plan.memory import GPU, model_config, plan_for
+        from areal_gsm8k.plan.memory.fit import fit
     except ImportError:
         return None
     shape, _ = model_config.read(wanted.model)

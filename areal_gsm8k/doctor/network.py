@@ -1,9 +1,9 @@
 """Checks of the network: addresses and ports of this machine, the hub, its token and cache, the package index."""
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.machine import Machine
-from areal_gsm8k.doctor.reach import PORTS
-from areal_gsm8k.doctor.wanted import Wanted
+from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.machine.network import PORTS
 
 GATED = ("meta-llama/", "google/gemma")  # a licence must be accepted on the hub's page
 RANGE = f"{PORTS[0]} to {PORTS[1]}"

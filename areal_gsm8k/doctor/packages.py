@@ -1,8 +1,8 @@
 """Checks of the environment: is the set for this machine installed, and at the locked versions?"""
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.machine import Machine
-from areal_gsm8k.doctor.wanted import Wanted
+from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.machine.facts import Machine
 
 MAIN = ("areal", "torch", "transformers", "datasets", "omegaconf", "hydra-core", "huggingface-hub")
 SERVER = ("sglang", "sglang-kernel", "flashinfer-python", "triton")

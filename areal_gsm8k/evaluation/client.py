@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 
+from areal_gsm8k.data.prompts import stop_ids
 from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
 from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.evaluation.settings import EvaluationError, Settings
-from areal_gsm8k.prompts import stop_ids
 
 TRIES = 4
 PAUSE_SECONDS = 0.5  # before the second try; doubled before each further one

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from areal_gsm8k.evaluation.settings import EvaluationError
-from areal_gsm8k.runs import append_lines, read_lines, to_lines, write_atomically
+from areal_gsm8k.runs.files import append_lines, read_lines, to_lines, write_atomically
 
 
 class Completions:

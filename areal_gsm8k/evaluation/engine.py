@@ -67,7 +67,7 @@ def choose(settings: Settings) -> str:
         from areal_gsm8k.evaluation.client import dialect_of
 
         return dialect_of(settings.url)
-    from areal_gsm8k.sft import pick_device
+    from areal_gsm8k.sft.loop import pick_device
 
     device = pick_device("auto")
     if device == "cpu":

@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 import math_parser
-from areal_gsm8k import prompts
-from areal_gsm8k.evaluation import engine, openings
+from areal_gsm8k.data import prompts
+from areal_gsm8k.evaluation import engine, test_seal
 from areal_gsm8k.evaluation.card import Card, outcome
 from areal_gsm8k.evaluation.completions import Completions
 from areal_gsm8k.evaluation.engine import Answer, Request
@@ -114,7 +114,7 @@ class Evaluation:
         if sealed and test_log is None:
             raise EvaluationError("the test split is sealed: name the log that its opening is noted in (test_log)")
         store = Completions(folder, self.identity)
-        opened = openings.record(test_log, self.items, self.model.name, command) if sealed else None
+        opened = test_seal.record(test_log, self.items, self.model.name, command) if sealed else None
         self._generate(store, folder / "server.log", on_progress)
         rows = [store.rows[row["id"], sample] for row in self.items.rows for sample in range(self.settings.k)]
         found = outcome(rows, self.settings.k, self.graded)

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from areal_gsm8k.data import DEFAULT_ROWS, GENERATED, DataError, checksum, load_problems
+from areal_gsm8k.data.problems import DEFAULT_ROWS, GENERATED, DataError, checksum, load_problems
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from areal_gsm8k.data.hub import HubError, hub_or_cache, is_hub_id
 from areal_gsm8k.evaluation.settings import EvaluationError
-from areal_gsm8k.hub import HubError, hub_or_cache, is_hub_id
 
 IN_A_RUN = ("checkpoints/best", "checkpoints/last", "model")  # GRPO's two, then what the SFT baselines write
 WEIGHTS = ("*.safetensors", "*.bin")

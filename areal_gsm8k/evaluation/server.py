@@ -9,6 +9,7 @@ from pathlib import Path
 
 from areal_gsm8k.children import Child
 from areal_gsm8k.evaluation.model import Model
+from areal_gsm8k.paths import IMPORTABLE
 from areal_gsm8k.serve.process import ServerProcess
 
 START_SECONDS = 1800.0  # a large model is read, and CUDA graphs are captured
@@ -28,8 +29,7 @@ class ForeignServer(ServerProcess):
         self.host, self.port = "127.0.0.1", free_port()
         command = [sys.executable, "-c", WATCHED, MODULES[kind], *OPTIONS[kind], str(folder)]
         command += ["--host", self.host, "--port", str(self.port)]
-        root = str(Path(__file__).resolve().parents[2])  # of this package, for WATCHED
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [IMPORTABLE, os.environ.get("PYTHONPATH")]))
         Child.__init__(self, f"{kind} server", command, log, {"PYTHONPATH": path})
 
 

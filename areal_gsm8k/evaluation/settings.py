@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from areal_gsm8k.prompts import answer_format_named
+from areal_gsm8k.data.prompts import answer_format_named
 
 ENGINES = ("auto", "hf", "embedded", "sglang", "vllm")
 

@@ -25,11 +25,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from areal_gsm8k.data.prompts import stop_ids
 from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
 from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.evaluation.settings import EvaluationError, Settings
-from areal_gsm8k.prompts import stop_ids
-from areal_gsm8k.sft import pick_device
+from areal_gsm8k.sft.loop import pick_device
 
 RANDOM_STATE = threading.Lock()  # torch has one for all; models that sample in threads take turns
 

@@ -1,7 +1,7 @@
 """The one table: models on identical items, with the same prompt and grader, each against the first.
 
-compared = compare([graded, ...], seed=0)     # graded: areal_gsm8k/report/graded.py
-console.print(table(compared))                # areal_gsm8k/report/comparison_table.py
+compared = compare([graded, ...], seed=0)     # graded: report/graded.py
+console.print(table(compared))                # report/comparison_table.py
 
 `compared` is what comparison.json holds. Intervals are 95 %: Wilson's for one completion an item; for more, which
 depend on their item, and for differences, a bootstrap over the items.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from areal_gsm8k.gain_split import Rates, gain_split
+from areal_gsm8k.report.gain_split import Rates, gain_split
 from areal_gsm8k.report.graded import CONDITIONS, Graded, GradedError
 from areal_gsm8k.statistics import bootstrap_mean, mcnemar, paired_difference, wilson_interval
 

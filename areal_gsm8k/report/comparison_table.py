@@ -1,4 +1,4 @@
-"""A comparison (areal_gsm8k/report/comparison.py) for people: terminal table, Markdown and picture of one content."""
+"""A comparison (report/comparison.py) for people: terminal table, Markdown and picture of one content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = (
 )
 EXPLANATION = (
     "Intervals 95 %; differences in points with bootstrap interval, exact McNemar p and items gained / lost; "
-    "the last column divides the strict difference (areal_gsm8k/gain_split.py)."
+    "the last column divides the strict difference (report/gain_split.py)."
 )
 
 

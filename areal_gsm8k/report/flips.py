@@ -1,6 +1,6 @@
 """Which questions a model gained and lost between two evaluations of the same items, with both completions.
 
-first, last = graded.read("runs/tiny-grpo/20261121_101500")     # areal_gsm8k/report/graded.py
+first, last = graded.read("runs/tiny-grpo/20261121_101500")     # report/graded.py
 flips(first, last).gained[0].after
 """
 

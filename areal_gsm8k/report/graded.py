@@ -10,9 +10,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from areal_gsm8k.gain_split import by_step
-from areal_gsm8k.prompts import prompt_hash
-from areal_gsm8k.runs import Run, read_lines
+from areal_gsm8k.data.prompts import prompt_hash
+from areal_gsm8k.report.gain_split import by_step
+from areal_gsm8k.runs.files import read_lines
+from areal_gsm8k.runs.run import Run
 
 # What must agree between two evaluations, as named on the card of `gsm8k eval`.
 CONDITIONS = ("split", "data_checksum", "prompt_hash", "grader_version", "k", "temperature", "max_new_tokens")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from areal_gsm8k.runs import Run
+from areal_gsm8k.runs.run import Run
 from areal_gsm8k.statistics import wilson_interval
 
 SMOOTHING = 0.9  # weight of the past in the running mean drawn over each noisy curve

@@ -4,8 +4,9 @@ import json
 
 from rich.table import Table
 
-from areal_gsm8k.gain_split import Rates, gain_split
-from areal_gsm8k.runs import Run, read_lines, write_atomically
+from areal_gsm8k.report.gain_split import Rates, gain_split
+from areal_gsm8k.runs.files import read_lines, write_atomically
+from areal_gsm8k.runs.run import Run
 from areal_gsm8k.statistics import wilson_interval
 from math_parser import GRADER_VERSION
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 import torch
 
+from areal_gsm8k.serve.prompt_cache import Prompt, RecentPrompts
+
 from . import weights
 from .model import LanguageModel
 from .request import Request
-from .reuse import Prompt, RecentPrompts
 from .sampling import SamplingParams, sample
 from .scoring import best, prompt_logprobs
 from .tokenizer import load_tokenizer

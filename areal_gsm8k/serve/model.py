@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .slab import Slab, SlabCache
+from areal_gsm8k.serve.kv_slab import Slab, SlabCache
 
 ATTENTION = "grouped_sdpa"
 PREFILL_TOKENS = {"cpu": 2048, "cuda": 16384}  # padded tokens in one prefill batch

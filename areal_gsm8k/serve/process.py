@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 
 from areal_gsm8k.children import Child
+from areal_gsm8k.paths import IMPORTABLE
 
 BIND_SECONDS = 30.0  # for a new interpreter to bind its port; torch is imported after that
 
@@ -49,8 +50,7 @@ class ServerProcess(Child):
             if value is not None:
                 command += ["--" + option.replace("_", "-"), str(value)]
         # The package may be used from a source tree that is not the working directory.
-        root = str(Path(__file__).resolve().parents[2])
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, [IMPORTABLE, os.environ.get("PYTHONPATH")]))}
         super().__init__(name, command, log, path | (environment or {}))
         try:
             self.host, self.port = self._await_port(ready)

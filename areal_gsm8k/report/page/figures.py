@@ -16,9 +16,9 @@ from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, NumeralTick
 from bokeh.plotting import figure
 from bokeh.settings import settings
 
-from areal_gsm8k.course import smooth
 from areal_gsm8k.report.page.chart_list import Chart, Series
 from areal_gsm8k.statistics import wilson_interval
+from areal_gsm8k.watch.trend import smooth
 
 # After Okabe and Ito's colours for every kind of colour vision, of a lightness that is seen on white and on black.
 COLOURS = ("#1a86c7", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#8e6bbf", "#8a7551", "#7d8894")
@@ -36,7 +36,7 @@ class Curves:
 
     name: str
     rows: list[dict]
-    band: object | None = None  # areal_gsm8k/band.py
+    band: object | None = None  # watch/band.py
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from areal_gsm8k import samples
-from areal_gsm8k.gain_split import by_step
 from areal_gsm8k.report import comparison, comparison_table, graded
 from areal_gsm8k.report.flips import Flips, flips
-from areal_gsm8k.report.page import evaluations, facts, figures, packed
+from areal_gsm8k.report.gain_split import by_step
+from areal_gsm8k.report.page import embedded_samples, evaluations, figures, run_facts
 from areal_gsm8k.report.page.chart_list import CHARTS, GAIN
-from areal_gsm8k.report.page.facts import Facts
-from areal_gsm8k.runs import write_atomically
+from areal_gsm8k.report.page.run_facts import Facts
+from areal_gsm8k.runs import samples
+from areal_gsm8k.runs.files import write_atomically
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "flips.js", "samples.js")
@@ -35,7 +35,7 @@ SPLIT = ("dev/accuracy", "dev/accuracy_strict", "dev/format_rate")
 def write(folders: Sequence[Path], file: Path) -> Path:
     """Write the report of some runs, and return its path. Raises RunError for a folder that holds no run."""
     roots = list(dict.fromkeys(folder.resolve() for folder in folders))
-    runs = [facts.read(root, name) for root, name in zip(roots, _names(roots), strict=True)]
+    runs = [run_facts.read(root, name) for root, name in zip(roots, _names(roots), strict=True)]
     write_atomically(file, render(runs))
     return file
 
@@ -57,7 +57,7 @@ def render(runs: list[Facts]) -> str:
     drawn = [figures.draw(chart, curves) for chart in CHARTS if chart.only in (number, "any")]
     gain = figures.draw(GAIN, gains)
     steps = [samples.steps(run.run) for run in runs]
-    flip_packs = [packed.flips(found) if isinstance(found, Flips) else None for found in flipped]
+    flip_packs = [embedded_samples.flips(found) if isinstance(found, Flips) else None for found in flipped]
     scripts = [figures.bokeh_js(), *((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)]
     context = {
         "runs": runs,
@@ -67,7 +67,7 @@ def render(runs: list[Facts]) -> str:
         "compared": compared,
         "comparison_error": comparison_error,
         "flipped": flipped,
-        "flips_packed": packed.FLIPS,
+        "flips_packed": embedded_samples.FLIPS,
         "evaluated": [evaluations.of_run(run.run.root) for run in runs],
         "faint": len(runs) <= figures.FAINT,
         "differing": _differing([run.config for run in runs]),
@@ -90,8 +90,10 @@ def render(runs: list[Facts]) -> str:
 
 def _samples(run: Facts, steps: list[int], room: int) -> dict[int, str]:
     """Its samples by step, as many steps as fit."""
-    rejected = packed.rejected_by_step(run.run)
-    return packed.fitting(steps, lambda step: packed.samples(run.run, step, rejected.get(step, [])), room)
+    rejected = embedded_samples.rejected_by_step(run.run)
+    return embedded_samples.fitting(
+        steps, lambda step: embedded_samples.samples(run.run, step, rejected.get(step, [])), room
+    )
 
 
 def _gain(rows: list[dict]) -> list[dict]:
@@ -131,7 +133,7 @@ def _differing(configs: list[dict]) -> list[tuple[str, list[str]]]:
     keys = dict.fromkeys(key for config in flat for key in config)
     rows = [(key, [str(config.get(key, "not set")) for config in flat]) for key in keys]
     return [
-        (key, [facts.masked(f"{key}: {value}").partition(": ")[2] for value in values])
+        (key, [run_facts.masked(f"{key}: {value}").partition(": ")[2] for value in values])
         for key, values in rows
         if len(set(values)) > 1 and key.rsplit(".", 1)[-1] not in PLACES
     ]
@@ -153,7 +155,7 @@ def _template():
         "comparison_headers": comparison_table.HEADERS,
         "comparison_title": comparison_table.title,
         "comparison_explanation": comparison_table.EXPLANATION,
-        "environment_lines": facts.environment_lines,
+        "environment_lines": run_facts.environment_lines,
         "rates": evaluations.rates,
         "how": evaluations.how,
     }

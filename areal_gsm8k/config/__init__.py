@@ -1,0 +1,1 @@
+"""From what people write to a checked plan, without importing AReaL."""

@@ -1,0 +1,82 @@
+"""What the configuration asks of the machine: the same one `./run train` would start with the same arguments."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from areal_gsm8k.config import compose
+from areal_gsm8k.config.schema import ConfigError
+from areal_gsm8k.data import hub
+from areal_gsm8k.paths import CPU_OVERLAY
+
+BY_AREAL = ("sglang", "vllm")  # servers that need an NVIDIA GPU
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A resolved configuration and the arguments of `./run train` that lead to it.
+
+    `mistake` says why it is not the one that was asked for; `values` is {} where there is none at all.
+    """
+
+    files: tuple[Path, ...]
+    overrides: tuple[str, ...]
+    gpus: int
+    values: dict[str, Any]
+    mistake: str = ""
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key; None when it is not set."""
+        value = self.values
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def backend(self) -> str:
+        """Of the rollout servers: embedded, sglang or vllm."""
+        return str(self.get("allocation_mode") or "embedded").partition(":")[0]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.backend in BY_AREAL
+
+    @property
+    def model(self) -> str:
+        return str(self.get("actor.path") or "")
+
+    @property
+    def from_hub(self) -> list[tuple[str, str]]:
+        """("models" or "datasets", name) of what is not a folder or file here but has a hub's name."""
+        named = [("models", self.model)]
+        named += [("datasets", str(self.get(f"{side}_dataset.path") or "")) for side in ("train", "valid")]
+        return [pair for pair in dict.fromkeys(named) if hub.is_hub_id(pair[1]) and not Path(pair[1]).exists()]
+
+    def with_settings(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The values with these dotted keys laid over them; None when that is refused."""
+        try:
+            return compose.make_plan(list(self.files), [*self.overrides, *written(settings)], self.gpus).values
+        except ConfigError:
+            return None
+
+
+def written(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as arguments of the command line."""
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
+
+
+def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path]) -> Wanted:
+    """Compose the configuration; without files that of `recipe`, the overlays for this machine's GPUs.
+
+    One that cannot run becomes a mistake, beside what would run here.
+    """
+    mistake = ""
+    for attempt, settings in ((files or recipe, overrides), (recipe, []), ([], [])):
+        chosen = attempt or ([] if gpus else [CPU_OVERLAY])  # as `train` itself does
+        try:
+            values = compose.make_plan(chosen, settings, gpus).values
+            return Wanted(tuple(attempt), tuple(settings), gpus, values, mistake)
+        except (ConfigError, OSError) as error:
+            mistake = mistake or str(error)
+    return Wanted((), (), gpus, {}, mistake)

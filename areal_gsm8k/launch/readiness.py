@@ -1,0 +1,88 @@
+"""What a run needs besides a right configuration, looked at before anything is started: model, reward, GPUs, data.
+
+Each check names the key, what was found and what to do: `./run train actor.path=no/such/model`
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from areal_gsm8k.config import checks, compose, devices
+from areal_gsm8k.config.compose import Plan
+from areal_gsm8k.config.schema import ConfigError
+from areal_gsm8k.data import hub, problems
+from areal_gsm8k.grading.custom_reward import RewardError
+from areal_gsm8k.grading.rewards import Reward
+from math_parser import grade
+
+
+def check_model(plan: Plan, ask_hub: bool = True) -> None:
+    """The model must be there before anything is started. Raises ConfigError.
+
+    A hub name is asked for once; when the hub does not answer, the children are told to use the local cache only.
+    Without `ask_hub` a name that could be one passes.
+    """
+    path = plan.get("actor.path")
+    if plan.start_model or (Path(path) / "config.json").exists():
+        return
+    if Path(path).exists() or not hub.is_hub_id(path):
+        raise ConfigError(
+            f"actor.path={path!r}: no config.json there. Give a Hugging Face model folder, a hub name such as "
+            f"Qwen/Qwen2.5-0.5B-Instruct, or `{compose.TINY}` for the model made from scratch."
+        )
+    if not ask_hub:
+        return
+    from transformers import AutoConfig
+
+    try:
+        with hub.hub_or_cache(path, "model") as answered:
+            AutoConfig.from_pretrained(path)
+    except (hub.HubError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"actor.path={path!r}: not on this disk, and the hub does not give it ({reason}).") from None
+    if not answered:
+        plan.environment["HF_HUB_OFFLINE"] = "1"
+
+
+def check_reward(plan: Plan) -> None:
+    """The reward must be computable: its bounds fit, and a user's own function loads. Raises ConfigError."""
+    settings = SimpleNamespace(**plan.values["reward"])
+    try:
+        Reward.from_settings(settings, plan.get("gconfig.max_new_tokens")).close()
+    except (ValueError, RewardError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def choose_gpus(plan: Plan) -> None:
+    """Tell AReaL which GPUs of this machine are ours, where it hands them out. Raises ConfigError."""
+    if plan.allocation.rollout.backend == "embedded" or plan.get("scheduler.type") in checks.ELSEWHERE:
+        return
+    if ours := devices.for_areal():
+        plan.environment |= ours
+        # AReaL's SGLang server counts its ports up from its GPU's number; beyond this key's value they leave the range.
+        highest = max(map(int, ours["CUDA_VISIBLE_DEVICES"].split(",")))
+        cluster = plan.values["cluster"]
+        cluster["n_gpus_per_node"] = max(cluster["n_gpus_per_node"], highest + 1)
+
+
+def count_steps(plan: Plan) -> int:
+    """Training steps of the run. Reads both data splits, so that a bad file is found before anything is started."""
+    train = plan.values["train_dataset"]
+    rows = problems.load_problems(train["path"], train["split"], plan.get("data.train_rows"), seed=plan.get("seed"))
+    for row in [*rows, *dev_rows(plan)]:
+        verdict = grade(row["answer"], row["answer"])
+        if verdict.error or not verdict.lenient:
+            raise ConfigError(f"row {row['id']}: no completion could be right, its answer is {row['answer'][-80:]!r}.")
+    per_epoch = len(rows) // train["batch_size"]
+    if per_epoch == 0:
+        raise ConfigError(
+            f"train_dataset.path={train['path']!r} holds {len(rows)} rows, fewer than one batch of "
+            f"train_dataset.batch_size={train['batch_size']}."
+        )
+    planned = per_epoch * plan.values["total_train_epochs"]
+    return min(planned, plan.values["total_train_steps"] or planned)
+
+
+def dev_rows(plan: Plan) -> list[dict]:
+    """The rows of every evaluation."""
+    valid = plan.values["valid_dataset"]
+    return problems.load_problems(valid["path"], valid["split"], plan.get("data.dev_rows"), seed=plan.get("seed"))

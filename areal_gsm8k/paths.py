@@ -1,0 +1,15 @@
+"""Where the project's own files are: its programs, the base configuration and the overlays beside it.
+
+In a checkout, and in an environment that has it installed as editable, that is the checkout's top folder. A wheel
+carries the same files in areal_gsm8k/project (pyproject.toml puts them there).
+"""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = next(folder for folder in (PACKAGE.parent, PACKAGE / "project") if (folder / "train_grpo.yaml").exists())
+BASE = PROJECT / "train_grpo.yaml"
+CONFIGS = PROJECT / "configs"
+SCRIPT = PROJECT / "train_grpo.py"  # what every trainer process runs
+IMPORTABLE = str(PACKAGE.parent)  # on PYTHONPATH of a child: this package, whichever folder the child runs in
+CPU_OVERLAY = CONFIGS / "cpu.yaml"  # of no kind: it sets a little of everything

@@ -1,0 +1,124 @@
+"""Bytes that transformers' decoders keep for the backward pass, from the tensors their operations save.
+
+Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) counts them for Megatron's GPT: `s b h (34 + 5 a s / h)` bytes a
+layer. Here they are counted for the code that really runs: transformers 5.3's Llama, Qwen2, Qwen3 and GPT-Neo, packed
+sequences in one row of T tokens, under sdpa, flash or eager attention. Element sizes are the compute dtype's `e` bytes
+but where float32 is forced (norms, softmax). The comments below name the tensors;
+tests/plan/test_memory_training.py holds the sums against measured steps.
+"""
+
+from dataclasses import dataclass
+
+from areal_gsm8k.plan.memory.model_shape import ModelShape
+
+MASKED = ("sdpa", "eager")  # attention that takes packed sequences apart by a (T, T) mask; flash attention needs none
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one pass over T tokens keeps, in bytes on one rank.
+
+    `element` is the compute dtype's size; `attention` is actor.attn_impl; `tensor` is the tensor-parallel size: AReaL
+    splits heads, MLP and, between them, the sequence (areal/engine/fsdp_utils/parallel.py, apply_non_moe_tp).
+    """
+
+    shape: ModelShape
+    tokens: int
+    element: int
+    attention: str = "sdpa"
+    tensor: int = 1
+    adapter: int = 0  # rank of LoRA; 0: all weights are trained
+
+    @property
+    def hidden(self) -> int:
+        """One hidden state (T, hidden)."""
+        return self.tokens * self.shape.hidden * self.element
+
+    @property
+    def inner(self) -> int:
+        """One tensor of the MLP's width (T, intermediate)."""
+        return self.tokens * self.shape.intermediate * self.element // self.tensor
+
+    @property
+    def scores(self) -> int:
+        """Elements of the attention scores (heads, T, T), which only eager attention has."""
+        return self.shape.heads * self.tokens**2 // self.tensor if self.attention == "eager" else 0
+
+    @property
+    def norm(self) -> int:
+        """One normalisation and the input of the linear layers after it (whole again on every tensor-parallel rank)."""
+        if self.shape.gated:  # float32 input, the same in the compute dtype, one number a token
+            copy = 0 if self.adapter else self.element  # for the gradient of the norm's weight
+            own = self.tokens * (self.shape.hidden * (4 + copy) + 4) // self.tensor
+        else:
+            own = (self.hidden + 2 * self.tokens * self.element) // self.tensor
+        return own + self.hidden
+
+    @property
+    def mlp(self) -> int:
+        """gate, silu(gate), up, and their product; or the five tensors of GPT-Neo's tanh-approximated GELU."""
+        return (4 if self.shape.gated else 5) * self.inner
+
+    @property
+    def attention_saved(self) -> int:
+        shape, e = self.shape, self.element
+        query, key = (self.tokens * width // self.tensor for width in (shape.query, shape.key))
+        if not shape.gated:  # queries and keys in float32
+            saved = query * (4 + 4 + e) + self.hidden
+        elif self.attention == "sdpa":  # queries, keys and values of every query head, output, log-sum-exp, float mask
+            saved = 4 * query * e + 4 * shape.heads * self.tokens // self.tensor + self.tokens**2 * e
+        elif self.attention == "eager":
+            saved = 4 * query * e
+        else:
+            saved = 2 * (query + key) * e + 4 * shape.heads * self.tokens // self.tensor
+        if shape.qk_norm:
+            saved += (query + key) * (4 + e) + 4 * self.tokens * (shape.heads + shape.kv_heads) // self.tensor
+        return saved + self.scores * self._softmax
+
+    @property
+    def _softmax(self) -> int:
+        """Bytes a score keeps: the float32 softmax, and its copy in the compute dtype."""
+        return 4 + (self.element if self.element < 4 else 0)
+
+    @property
+    def layer(self) -> int:
+        """Everything one decoder layer saves; between the two matrices of each adapter, its few numbers a token."""
+        adapters = (7 if self.shape.gated else 6) * self.tokens * self.adapter * self.element
+        return 2 * self.norm + self.attention_saved + self.mlp + adapters
+
+    @property
+    def mask(self) -> int:
+        """Which token sees which: booleans, or for eager attention numbers to add."""
+        return self.tokens**2 * (1 if self.attention == "sdpa" else self.element) if self.attention in MASKED else 0
+
+    @property
+    def shared(self) -> int:
+        """Saved once a pass: token ids, positions, rotary tables."""
+        tables = 2 * self.shape.head_dim * self.element if self.shape.gated else 0
+        return self.tokens * (16 + tables)
+
+    def kept(self, checkpointing: bool) -> int:
+        """Alive when the forward pass ends; with gradient checkpointing each layer's input, and the mask for later."""
+        layers = self.shape.layers
+        saved = layers * self.hidden // self.tensor + self.mask if checkpointing else layers * self.layer
+        return saved + self.norm + self.shared
+
+    def layer_backward(self, checkpointing: bool, layers_left: int) -> int:
+        """Most that is alive while one layer is differentiated and `layers_left`, itself included, are still to be.
+
+        In the MLP: the layer's saved tensors less the product, which is used first, and three gradients of its width.
+        In eager attention, when the MLP's are gone: softmax, its gradient, and the scores' gradient, all float32.
+        """
+        inputs = layers_left * self.hidden // self.tensor + self.mask
+        below = inputs if checkpointing else (layers_left - 1) * self.layer
+        in_mlp = self.layer + 2 * self.inner + self.hidden
+        in_attention = self.layer - self.mlp - self.norm + self.scores * (12 - self._softmax) + 3 * self.hidden
+        return below + self.shared + max(in_mlp, in_attention if self.scores else 0)
+
+    @property
+    def forward_only(self) -> int:
+        """Most that is alive in a pass that keeps nothing: one layer's MLP, or its attention with mask or scores."""
+        query = self.tokens * self.shape.query // self.tensor * self.element
+        mask = self.tokens**2 * self.element if self.attention == "sdpa" else 0
+        working = max(3 * self.inner, 4 * query + mask, self.scores * 8)
+        return self.shared + self.mask + 2 * self.hidden + working

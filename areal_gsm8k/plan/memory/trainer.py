@@ -1,0 +1,250 @@
+"""What one trainer rank holds at each moment of AReaL's FSDP training step; its peak is the largest, not the sum.
+
+Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3) count weights, gradients and optimiser states; here their
+sizes are those of AReaL's engine (areal/engine/fsdp_engine.py): weights stored in actor.optimizer_dtype, gathered layer
+by layer in actor.dtype by FSDP2, gradients reduced in float32. Around them come the activations (activations.py) and
+the logits with everything AReaL makes of them, 1,024 positions at a time (areal/utils/functional/vocab_parallel.py).
+`moments` says what is alive when; tests/plan/test_memory_training.py holds it against measured steps.
+"""
+
+from dataclasses import dataclass
+
+from areal_gsm8k.plan.memory.activations import Activations
+from areal_gsm8k.plan.memory.model_shape import ModelShape
+
+BYTES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2, "half": 2}
+CHUNK = 1024  # positions whose logprobs AReaL computes at once
+REDUCED = 4  # bytes of a gradient on its way: actor.grad_reduce_dtype, float32
+
+Parts = dict[str, int]  # bytes by what they are, in the order in which they are shown
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One rank. Sizes in bytes where not said otherwise."""
+
+    shape: ModelShape
+    tokens: int  # of the largest micro-batch
+    several: bool  # more than one micro-batch an update
+    element: int  # compute dtype
+    stored: int  # dtype of the stored weights and gradients
+    optimizer: str = "adam"  # adam, adam_bf16 or sgd
+    checkpointing: bool = True
+    attention: str = "sdpa"
+    data: int = 1  # data-parallel ranks, over which FSDP shards
+    tensor: int = 1
+    reference: int = 0  # dtype of the stored reference policy; 0: there is none
+    adapter: int = 0  # rank of LoRA; 0: all weights are trained
+    compiled: bool = True  # torch.compile of AReaL's logprobs: everywhere but on CPU
+    offload: bool = False  # actor.fsdp.offload_params: weights, gradients and states in the host's memory
+    step_by_layer: bool = False  # actor.fsdp.per_layer_optim_step: the states there, a layer's at a time here
+    load_sharded: bool = False  # actor.fsdp.memory_efficient_load
+
+    @property
+    def activations(self) -> Activations:
+        return Activations(self.shape, self.tokens, self.element, self.attention, self.tensor, self.adapter)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the optimiser, a parameter: two moments, and for adam_bf16 a compensation (AnyPrecisionAdamW)."""
+        return {"adam": 2 * self.stored, "adam_bf16": 6, "sgd": 0}[self.optimizer]
+
+    @property
+    def shards(self) -> int:
+        return self.data * self.tensor
+
+    @property
+    def second_table(self) -> int:
+        """AReaL's tensor parallelism makes two parameters of a tied embedding (parallel.py, apply_non_moe_tp)."""
+        return self.shape.embedding_parameters if self.shape.tied and self.tensor > 1 else 0
+
+    @property
+    def parameters(self) -> int:
+        adapters = self.shape.layers * self.shape.adapter_parameters(self.adapter)
+        return self.shape.parameters + self.second_table + adapters
+
+    @property
+    def trained(self) -> int:
+        return self.shape.layers * self.trained_layer if self.adapter else self.parameters
+
+    @property
+    def trained_layer(self) -> int:
+        """Parameters of one decoder layer that get a gradient, before any sharding."""
+        return self.shape.adapter_parameters(self.adapter) if self.adapter else self.shape.layer_parameters
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one decoder layer on this tensor-parallel rank."""
+        return (self.shape.layer_parameters + self.shape.adapter_parameters(self.adapter)) // self.tensor
+
+    @property
+    def root(self) -> int:
+        """Parameters of FSDP's root group: embedding or output layer, and the last norm."""
+        return (self.shape.root_parameters + self.second_table) // self.tensor
+
+    @property
+    def logits(self) -> int:
+        """Elements of one micro-batch's logits; sharded by vocabulary over tensor-parallel ranks."""
+        return self.tokens * self.shape.vocab // self.tensor
+
+    @property
+    def resident(self) -> Parts:
+        """There all the time from the second step on."""
+        here = 0 if self.offload else 1
+        return {
+            "weights": self.parameters // self.shards * self.stored * here + self.shape.buffers,
+            "optimizer": self.trained // self.shards * self.state_bytes * (0 if self.step_by_layer else here),
+            "reference": self.shape.parameters // self.shards * self.reference,
+        }
+
+    @property
+    def gradients(self) -> int:
+        return 0 if self.offload else self.trained // self.shards * self.stored
+
+    @property
+    def host(self) -> int:
+        """What is kept in the machine's memory instead of the GPU's."""
+        states = self.trained * self.state_bytes if self.offload or self.step_by_layer else 0
+        return (states + ((self.parameters + self.trained) * self.stored if self.offload else 0)) // self.shards
+
+    def moments(self) -> dict[str, Parts]:
+        """Everything alive at each moment that can be the peak."""
+        resident, gradients = self.resident, self.gradients
+        before = gradients if self.several else 0  # of earlier micro-batches
+        kept = self.activations.kept(self.checkpointing)
+        logits = self.logits * self.element
+        gathered = self.root * self.element
+        # gradient of the output layer
+        head = 0 if self.adapter else self.shape.embedding_parameters // self.tensor * self.element
+        moments = {
+            "loading": self._loading(),
+            "forward pass without gradients": resident
+            | {"gradients": gradients, "gathered": gathered + self._layers_gathered + self._fetched_ahead}
+            | {"activations": self.activations.forward_only},
+            "logprobs before the update": resident
+            | {"gradients": gradients, "activations": self.activations.shared, "logits": logits + self._logprobs_only},
+            "output layer": resident
+            | {"gradients": before, "gathered": gathered, "activations": kept}
+            | {"logits": logits * (2 if self.several else 1)},
+            "loss": resident | {"gradients": before, "activations": kept, "logits": logits + self._loss},
+            "gradient of the loss": resident
+            | {"gradients": before, "activations": kept, "logits": logits + self._loss_backward},
+            "gradient of the output layer": resident
+            | {"gradients": before + head, "gathered": gathered + self._fetched_ahead}
+            | {"activations": kept + self.activations.hidden, "logits": 2 * logits},
+            "optimizer step": resident | {"gradients": gradients, "working": self._step_working},
+        }
+        for done in sorted({0, 1, self.shape.layers - 1}):  # linear in between
+            if done < self.shape.layers:
+                moments[f"gradient of layer {self.shape.layers - done}"] = self._layer_moment(done, before, head)
+        return moments | self._end_of_backward(head)
+
+    def peak(self) -> tuple[str, Parts]:
+        """The moment at which most is alive, and what that is."""
+        moments = self.moments()
+        name = max(moments, key=lambda moment: sum(moments[moment].values()))
+        return name, moments[name]
+
+    @property
+    def _fetched_ahead(self) -> int:
+        """With several ranks FSDP gathers the next layer while one is at work; in the forward pass the last one's
+        buffer is still there as well.
+        """
+        return self.layer * self.element if self.data > 1 else 0
+
+    @property
+    def _layers_gathered(self) -> int:
+        return self.layer * self.element + self._fetched_ahead
+
+    def _loading(self) -> Parts:
+        """AReaL loads the whole model on every rank before it shards, the reference policy after the actor."""
+        own = 0 if self.offload else self.resident["weights"]
+        if self.load_sharded:
+            return {"weights": own, "reference": self.resident["reference"]}
+        actor = self.shape.parameters * self.stored + self.shape.buffers
+        reference = self.shape.parameters * self.reference
+        return {"weights": actor} if actor >= own + reference else {"weights": own, "reference": reference}
+
+    @property
+    def _chunks(self) -> list[int]:
+        """Logits (elements) of each chunk of positions."""
+        vocabulary = self.shape.vocab // self.tensor
+        whole, rest = divmod(self.tokens, CHUNK)
+        return [CHUNK * vocabulary] * whole + [rest * vocabulary] * (rest > 0)
+
+    @property
+    def _logprobs_only(self) -> int:
+        """Without gradients: float32 copies of one chunk's logits."""
+        return max(self._chunks) * (12 if self.tensor > 1 else 4 if self.compiled else 8)
+
+    @property
+    def _loss(self) -> int:
+        """Made of the logits on the way to the loss.
+
+        Eager: every chunk keeps its log-softmax and its exponential, both float32, and the last one a product more.
+        Compiled: recomputed in the backward pass, so that only the chunk at work costs anything.
+        Vocabulary-parallel (tensor > 1): float32 logits and softmax kept, three copies at work.
+        """
+        chunks = self._chunks
+        if self.tensor > 1:
+            return max(sum(chunks[:i]) * 4 + chunk * 16 for i, chunk in enumerate(chunks))
+        if self.compiled:
+            return max(chunks) * 4
+        return max(sum(chunks[:i]) * 8 + chunk * 12 for i, chunk in enumerate(chunks))
+
+    @property
+    def _loss_backward(self) -> int:
+        """Made while the loss is differentiated, chunk by chunk from the last: the gradient of all logits, another of
+        the same size for the chunk's own (the backward of a slice), and the chunk's float32 work.
+        """
+        chunks, most = self._chunks, 0
+        whole = self.logits * self.element
+        saved = 0 if self.compiled and self.tensor == 1 else 4
+        for i, chunk in enumerate(chunks):
+            earlier = whole if i + 1 < len(chunks) else 0
+            working = chunk * (saved + (self.element if self.compiled and self.tensor == 1 else 8))
+            most = max(most, earlier + sum(chunks[:i]) * saved + max(working, whole + chunk * self.element))
+        return most
+
+    def _layer_moment(self, done: int, before: int, head: int) -> Parts:
+        """While the layer after `done` others is differentiated: the last one's gradients are still being reduced."""
+        trained = self.trained_layer // self.tensor
+        own = before or done * trained * self.stored // self.data * (not self.offload)
+        reducing = trained * REDUCED if done else 0
+        down = 0 if self.adapter else self.shape.hidden * self.shape.intermediate // self.tensor * self.element
+        return self.resident | {
+            "gradients": own + head,
+            "gathered": self.root * self.element + self._layers_gathered,
+            "activations": self.activations.layer_backward(self.checkpointing, self.shape.layers - done),
+            "logits": self.logits * self.element,
+            "working": reducing + down,
+        }
+
+    def _end_of_backward(self, head: int) -> dict[str, Parts]:
+        """The embedding's gradient beside the output layer's; untied it is reduced by itself; then the root group."""
+        trained = self.trained_layer // self.tensor
+        layers = self.gradients if self.several else self.shape.layers * trained * self.stored // self.data
+        common = self.resident | {"activations": self.activations.shared, "logits": self.logits * self.element}
+        own = 0 if self.offload else layers
+        reduced = 0 if self.adapter else self.root * REDUCED
+        last = trained * REDUCED  # the input of the first layer's reduction
+        own_group = 0 if self.adapter or self.shape.tied else self.shape.embedding_parameters // self.tensor * REDUCED
+        gathered = self.root * self.element
+        return {
+            "gradient of the embedding": common
+            | {"gradients": own + 2 * head, "gathered": gathered}
+            | {"working": last + own_group + self.activations.hidden},
+            "reduction of the gradients": common
+            | {"gradients": own, "working": max(head + reduced, reduced + reduced // self.data)},
+        }
+
+    @property
+    def _step_working(self) -> int:
+        """Clipping multiplies one gradient out of place; adam_bf16 needs three copies of one parameter; a step by layer
+        holds two layers' weights, gradients and states at a time.
+        """
+        largest = (self.trained_layer if self.adapter else self.shape.embedding_parameters) // self.shards
+        copies = max(self.stored, 2 * 2 + self.stored if self.optimizer == "adam_bf16" else 0)
+        if self.step_by_layer:
+            return max(largest * copies, 2 * max(self.layer // self.data, largest) * self.state_bytes)
+        return 0 if self.offload else largest * copies

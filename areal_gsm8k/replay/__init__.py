@@ -1,0 +1,1 @@
+"""Logged completions once more: their tokens recomputed, their rewards graded anew."""

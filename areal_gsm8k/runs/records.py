@@ -1,0 +1,85 @@
+"""Sample records: what every completion was and got, kept beside the tensors AReaL trains on.
+
+A workflow runs in several processes and cannot know which step will consume its sample. So each process appends its
+records to a shard of its own, and the sample carries an integer id through AReaL; after advantages are computed the
+trainer collects the shards and joins by id (training/trainer.py).
+"""
+
+import os
+import secrets
+import threading
+from pathlib import Path
+
+from areal_gsm8k.runs.files import append_lines, read_lines
+
+LARGEST_SEED = 2**63 - 1
+
+
+def sampling_seed(run_seed: int, sample_id: int) -> int:
+    """The seed that a sample is drawn by: a function of the run's seed and the sample's id alone."""
+    return (run_seed << 32) + sample_id & LARGEST_SEED
+
+
+class RecordWriter:
+    """Appends sample records to this process's shard. Safe in threads."""
+
+    def __init__(self, folder: Path | str):
+        self._shard = Path(folder) / f"{os.getpid()}_{secrets.token_hex(4)}.jsonl"
+        # For samples outside the data order (evaluations): 31 random bits for the process, 32 for its samples. Unique
+        # over processes, fits int64, and beyond the ids of training samples, which count from 0.
+        self._next_id = (1 + secrets.randbelow(2**31 - 1)) << 32
+        self._lock = threading.Lock()
+
+    def new_id(self) -> int:
+        with self._lock:
+            self._next_id += 1
+            return self._next_id
+
+    def write(self, record: dict) -> None:
+        """Append one record; it must hold `id`."""
+        with self._lock:
+            append_lines(self._shard, [record], sync=False)
+
+    def reject(self, ids: list[int], reason: str) -> None:
+        """Note that the samples of these ids will be consumed by no step, and why."""
+        with self._lock:
+            append_lines(self._shard, [{"rejects": ids, "reason": reason}], sync=False)
+
+
+class RecordReader:
+    """Collects the records of all shards, each line once."""
+
+    def __init__(self, folder: Path | str):
+        self._folder = Path(folder)
+        self._offsets: dict[Path, int] = {}
+        self._waiting: dict[int, dict] = {}
+        self._rejects: dict[int, str] = {}
+
+    def _collect(self) -> None:
+        for shard in sorted(self._folder.glob("*.jsonl")):
+            rows, self._offsets[shard] = read_lines(shard, self._offsets.get(shard, 0))
+            for row in rows:
+                if "rejects" in row:
+                    self._rejects |= dict.fromkeys(row["rejects"], row["reason"])
+                else:
+                    self._waiting[row["id"]] = row
+
+    def take(self, ids: list[int]) -> list[dict]:
+        """The records of these ids, in order. Raises KeyError when one was never written."""
+        if any(i not in self._waiting for i in ids):
+            self._collect()
+        return [self._waiting.pop(i) for i in ids]
+
+    def take_rejected(self) -> list[dict]:
+        """Records that no step will consume: their own error, or the reason their group was rejected."""
+        self._collect()
+        training = {i: row for i, row in self._waiting.items() if not row.get("evaluation")}
+        done = [i for i, row in training.items() if i in self._rejects or row.get("error")]
+        rejected = [self._waiting.pop(i) for i in done]
+        return [row | {"rejected": row.get("error") or self._rejects.pop(row["id"])} for row in rejected]
+
+    def take_evaluated(self) -> list[dict]:
+        """Records of evaluation completions written since the last call."""
+        self._collect()
+        done = [i for i, row in self._waiting.items() if row.get("evaluation")]
+        return [self._waiting.pop(i) for i in done]

@@ -1,0 +1,170 @@
+"""AReaL's FSDP actor with two repairs, two additions and two hooks; everything else is AReaL's `FSDPPPOActor`.
+
+1. Packed sequences must not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
+   sdpa and eager attention lets every packed sequence attend to all before it (rollout/trainer logprob gaps of 0.5 and
+   more at learning rate 0). With `attention_mask=None` transformers masks from position_ids.
+2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
+   first, announce it, and only then pause the server.
+3. The loss as the algorithm's paper takes its mean: `loss_reduction`. AReaL knows the mean over tokens only.
+4. LoRA: what is saved, for servers and as checkpoints, has the adapter merged in (training/lora.py).
+Hooks: `on_advantages` gets a row for every sample of a batch (training/batch_rows.py) once its advantages are
+known; the trainer joins sample records there. `on_weights_saved` gets the folder of new weights before any server loads
+them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single controller: there the controller
+fetches the rows (training/controller.py).
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from areal.api import Scheduler, WeightUpdateMeta
+from areal.api.cli_args import PPOActorConfig
+from areal.engine import FSDPPPOActor
+from areal.infra.platforms import current_platform
+from areal.utils import name_resolve, names
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from areal_gsm8k.training import lora
+from areal_gsm8k.training.batch_rows import sample_rows
+from areal_gsm8k.training.controller import ActorController
+
+MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
+OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's update must not see
+
+
+class PackedActor(FSDPPPOActor):
+    load_later = False  # servers are off the GPU during updates (training/colocation.py): only save
+
+    def __init__(self, config: PPOActorConfig):
+        super().__init__(config)
+        self.on_advantages: Callable[[list[dict[str, Any]]], None] = self.keep_rows
+        self.rows: list[dict[str, Any]] = []
+        self.on_weights_saved: Callable[[str], None] = lambda folder: None
+        self.served: str | None = None  # the folder every server loaded last, or will
+        self.shuffle_seed: int | None = None
+        self.loss_reduction = "token_mean"
+
+    def _create_device_model(self):
+        super()._create_device_model()
+        config = self.model.config
+        if not hasattr(config, "num_key_value_heads") and not hasattr(config, "text_config"):
+            config.num_key_value_heads = config.num_attention_heads  # AReaL asks for it; GPT-Neo has one a head
+
+    def _prepare_mb_list(self, input_: dict[str, Any]):
+        mb_list = super()._prepare_mb_list(input_)
+        if self.config.attn_impl in MASKS_FROM_POSITIONS and not self.enable_tree_training:
+            for microbatch in [*mb_list.mbs, *mb_list.padded_mbs]:
+                microbatch["attention_mask"] = None
+        return mb_list
+
+    def _update_weights_from_disk(self, meta: WeightUpdateMeta):
+        """Save the weights and have every server load them.
+
+        A server may die at any moment and is restarted with the folder `on_weights_saved` got last, so that nobody
+        trains on samples of another version than they carry:
+        - idle, generating, evaluating: the last folder is the current version; what it was asked for is asked anew.
+        - saving: the new folder is not named before it is whole, so the restarted server has the old weights. It
+          cannot miss the update, which ends only when every server has loaded the new ones.
+        - from there to the end of the update: it has the new ones, perhaps loads them again, and is not paused. No
+          completion is asked of it: AReaL paused the rollouts of every rank before the update (the save ends in a
+          barrier) and goes on after the version was counted up.
+        The older folder goes when all have the new one: no start that was given the older can then be under way.
+        """
+        meta = replace(meta, clear_checkpoint_after_load=False, use_lora=False)  # the folder holds a whole model
+        self._save_model_to_hf(meta.path, self.tokenizer, self.processor)  # ends in a barrier
+        if dist.get_rank() == 0:
+            self.on_weights_saved(meta.path)
+            if not self.load_later:
+                self._load_into_servers(meta)
+            if self.served not in (None, meta.path):
+                shutil.rmtree(self.served, ignore_errors=True)
+            self.served = meta.path
+        current_platform.synchronize()
+        dist.barrier(group=self.cpu_group)
+
+    def _load_into_servers(self, meta: WeightUpdateMeta) -> None:
+        name = names.update_weights_from_disk(self.config.experiment_name, self.config.trial_name, self.get_version())
+        name_resolve.add(name, str(datetime.now().timestamp()), keepalive_ttl=120, replace=True)
+        self.rollout_engine.pause_generation()
+        try:
+            self.rollout_engine.update_weights_from_disk(meta).result()
+        finally:
+            self.rollout_engine.continue_generation()
+
+    def _save_model_to_hf(self, path: str, tokenizer, processor):
+        if not self.config.use_lora:
+            return super()._save_model_to_hf(path, tokenizer, processor)
+        gathered = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if dist.get_rank() == 0:
+            merged = lora.merged(gathered, self.config.lora_alpha / self.config.lora_rank, self._compute_dtype())
+            self.model.get_base_model().save_pretrained(path, state_dict=merged)
+            for part in (self.model_config, tokenizer, processor):
+                if part is not None:
+                    part.save_pretrained(path)
+        dist.barrier(group=self.cpu_group)
+
+    @classmethod
+    def as_controller(cls, config: PPOActorConfig, scheduler: Scheduler) -> ActorController:
+        return ActorController(train_engine=cls, config=config, scheduler=scheduler)
+
+    def keep_rows(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def take_rows(self) -> list[dict[str, Any]]:
+        """The rows of the last batch that no hook took."""
+        rows, self.rows = self.rows, []
+        return rows
+
+    def shuffle_rewards(self, seed: int) -> None:
+        """Control run: from here on permute the rewards within each batch."""
+        self.shuffle_seed = seed
+
+    def reduce_loss(self, reduction: str) -> None:
+        """From here on take the loss's mean this way: `loss_reduction` in areal_gsm8k/settings.py."""
+        self.loss_reduction = reduction
+
+    def train_batch(self, input_: dict[str, Any], loss_fn: Callable, loss_weight_fn: Callable) -> dict[str, float]:
+        """One optimiser step on a minibatch: AReaL's mean of the loss over tokens or, as asked for, over completions.
+
+        A completion's part is its sum over tokens, divided by their number (`sequence_mean`: GRPO, GSPO, SAPO) or by
+        `max_new_tokens` (`constant_length`: Dr. GRPO, arXiv 2503.20783, section 3.2). AReaL's losses grow with the
+        advantages in proportion, so these carry the divisor. `input_` holds advantages and loss_mask, (B, T).
+        """
+        if self.loss_reduction == "token_mean":
+            return super().train_batch(input_, loss_fn, loss_weight_fn)
+        tokens_B1 = input_["loss_mask"].sum(-1, keepdim=True).clamp(min=1)
+        divisor = tokens_B1 if self.loss_reduction == "sequence_mean" else self.config.max_new_tokens
+        input_ = input_ | {"advantages": input_["advantages"] / divisor}
+
+        def completions(microbatch: dict[str, Any]) -> torch.Tensor:
+            return microbatch["loss_mask"].new_tensor(len(microbatch["cu_seqlens"]) - 1)
+
+        def mean_over_completions(logprobs, entropy, microbatch: dict[str, Any], **logits) -> torch.Tensor:
+            mean_over_tokens = loss_fn(logprobs, entropy, microbatch, **logits)
+            return mean_over_tokens * loss_weight_fn(microbatch) / completions(microbatch)
+
+        return super().train_batch(input_, mean_over_completions, completions)
+
+    @torch.no_grad()
+    def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
+        if self.shuffle_seed is not None:
+            data = self._shuffled(data)
+        if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's by them
+            data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
+        groups = super().compute_advantages(data, *args, **kwargs)
+        # Tensor-parallel ranks hold copies of their head's batch.
+        heads = groups if self.is_data_parallel_head() else []
+        self.on_advantages(sample_rows(heads, version=self.get_version(), rank=dist.get_rank()))
+        return [{name: value for name, value in group.items() if name not in OURS} for group in groups]
+
+    def _shuffled(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The same groups with their rewards permuted over the whole batch of this rank."""
+        rewards_B = torch.cat([group["rewards"] for group in groups])
+        generator = torch.Generator().manual_seed(self.shuffle_seed + self.get_version())
+        shuffled_B = rewards_B[torch.randperm(len(rewards_B), generator=generator)]
+        sizes = [len(group["rewards"]) for group in groups]
+        return [group | {"rewards": part} for group, part in zip(groups, shuffled_B.split(sizes), strict=True)]

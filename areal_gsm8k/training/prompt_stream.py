@@ -1,0 +1,32 @@
+"""AReaL's training dataloader, its prompts numbered by their place in the run's data order, done ones left out.
+
+The order is a function of the configuration alone: epoch after epoch of AReaL's DistributedSampler. So the number (the
+`position`) names a prompt for good, and a resumed run goes on with whatever its ledger does not hold, in order.
+"""
+
+from collections.abc import Iterator
+
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from areal_gsm8k.runs.recovery import Ledger
+
+
+class PromptStream:
+    """What `areal.utils.data.cycle_dataloader` needs of a dataloader; every pass over it is the next epoch."""
+
+    def __init__(self, loader: StatefulDataLoader, rank: int, ranks: int, done: Ledger):
+        self.loader, self.sampler, self.batch_size = loader, loader.sampler, loader.batch_size
+        self.done = done
+        self._position, self._stride = rank, ranks  # data-parallel ranks take turns
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self.loader:
+            prompts = []
+            for row in batch:
+                if self._position not in self.done:
+                    prompts.append(row | {"position": self._position})
+                self._position += self._stride
+            yield prompts

@@ -1,0 +1,204 @@
+"""What a recipe's reward usually looks like: for every few steps the range it had in recorded runs of several seeds.
+
+    gsm8k band runs/tiny-grpo/seed1 ... runs/tiny-grpo/seed5 --out configs/bands/cpu.json
+    ./run train expected_band=configs/bands/cpu.json          # a recipe's YAML names its band
+
+Both the smoothed reward (watch/trend.py) and its gain since the start are recorded, because seeds start from
+different models: a run from a weak start is compared by what it gained. The range is the lowest and the highest of the
+runs, widened on each side by MARGIN standard errors of the difference of two such values, so that sampling alone seldom
+leads out of it. A band speaks of the recipe it was recorded with only: the keys in RECIPE must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import time
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import yaml
+
+from areal_gsm8k.paths import PROJECT
+from areal_gsm8k.runs.files import write_atomically
+from areal_gsm8k.runs.run import Run
+from areal_gsm8k.watch.trend import WINDOW, Course, lookup
+
+EVERY = 5  # steps between two entries
+MARGIN = 2.0  # standard errors
+# What decides how the reward moves; seed, hardware, row counts of evaluations and paths beside the last part do not.
+RECIPE = (
+    "actor.path", "actor.dtype", "answer_format", "system_prompt", "train_dataset.path", "train_dataset.batch_size",
+    "train_dataset.shuffle", "data.train_rows", "total_train_epochs", "gconfig", "reward.accuracy", "reward.format",
+    "reward.ternary", "reward.length", "reward.length_target", "reward.overlong", "reward.overlong_buffer",
+    "reward.think", "reward.custom", "reward.custom_weight", "reward.shuffled", "rollout.max_head_offpolicyness",
+    "actor.optimizer", "actor.eps_clip", "actor.eps_clip_higher", "actor.c_clip", "actor.ppo_n_minibatches",
+    "actor.reward_norm", "actor.adv_norm", "actor.reward_scaling", "actor.reward_bias", "actor.kl_ctl",
+    "actor.recompute_logprob", "actor.use_decoupled_loss", "actor.rejection_sampling", "drop_groups_without_signal",
+    "dynamic_bs",
+)  # fmt: skip
+NAMES = ("actor.path", "train_dataset.path")  # of these only the last part counts: the same model in another folder
+NO_KL = 1e-6  # a coefficient that only makes AReaL keep the reference policy, so that its KL can be logged
+TINY_MODEL = re.compile(r"tiny-seed\d+-[0-9a-f]{12}")  # sft/tiny.py names its folders so
+
+
+class BandError(ValueError):
+    """A band that cannot be read or recorded; the message names the file, what was found and what to do."""
+
+
+class Range(NamedTuple):
+    """What the recorded runs had after some step."""
+
+    low: float
+    high: float
+    gain_low: float
+    gain_high: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """Ranges of the smoothed training reward; `low[i]` to `high[i]` after `steps[i]` steps."""
+
+    recipe: dict[str, Any]  # {key of RECIPE, with its leaves: value}
+    facts: dict[str, Any]  # commands, seeds, hardware, date, grader
+    runs: int
+    steps: list[int]
+    low: list[float]
+    high: list[float]
+    gain_low: list[float]  # since the mean of the first steps
+    gain_high: list[float]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Band:
+        """The band of a file. Raises BandError."""
+        try:
+            band = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            if not band.steps or {len(band.steps)} != {len(series) for series in band._series()}:
+                raise ValueError(f"{len(band.steps)} steps, and not as many values of each kind")
+        except FileNotFoundError:
+            raise BandError(f"{path}: no such file. Record one with `gsm8k band RUN RUN ... --out {path}`.") from None
+        except (OSError, TypeError, ValueError) as problem:
+            raise BandError(f"{path} is not a band as `gsm8k band` writes it: {problem}") from None
+        return band
+
+    def write(self, path: Path) -> None:
+        values = asdict(self)
+        lines = (
+            f'  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in values.items()
+        )  # a line each
+        write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+    def at(self, step: int) -> Range | None:
+        """The range after `step` steps, between two entries by straight line; None before the first.
+
+        After the last entry it is the last: the schedule of the recipe has ended there.
+        """
+        if step < self.steps[0]:
+            return None
+        left = bisect_right(self.steps, step) - 1
+        right = min(left + 1, len(self.steps) - 1)
+        width = self.steps[right] - self.steps[left]
+        part = (step - self.steps[left]) / width if width else 0.0
+        return Range(*(series[left] + part * (series[right] - series[left]) for series in self._series()))
+
+    def differences(self, config: dict) -> dict[str, tuple[Any, Any]]:
+        """{key: (recorded with, found)} where a configuration is not the recipe; empty when the band applies."""
+        return _differences(self.recipe, recipe(config))
+
+    def _series(self) -> tuple[list[float], ...]:
+        return self.low, self.high, self.gain_low, self.gain_high
+
+
+def configured(config: dict) -> Band | None:
+    """The band a configuration names, whether it applies or not; None where it names none. Raises BandError."""
+    file = config.get("expected_band")
+    return Band.read(PROJECT / file) if file else None
+
+
+def band_of(run: Run) -> Band | None:
+    """The band to hold a run against: the one it names, if it was recorded with the run's recipe. Raises BandError."""
+    config = read_config(run)
+    band = configured(config)
+    return None if band is None or band.differences(config) else band
+
+
+def read_config(run: Run) -> dict:
+    """A run's config.yaml as nested dicts; empty before it is written."""
+    return yaml.safe_load(run.config.read_text(encoding="utf-8")) if run.config.exists() else {}
+
+
+def recipe(config: dict) -> dict[str, Any]:
+    """What of a configuration a band depends on, as {dotted key: value}; what is not set is left out."""
+    found = {key: value for name in RECIPE for key, value in _leaves(lookup(config, name), name) if value is not None}
+    if abs(found.get("actor.kl_ctl", 0.0)) < NO_KL:
+        found["actor.kl_ctl"] = 0.0
+    for name in NAMES:
+        last = Path(str(found.get(name, ""))).name
+        found[name] = "tiny" if TINY_MODEL.fullmatch(last) else last
+    return found
+
+
+def _differences(then: dict, found: dict) -> dict[str, tuple[Any, Any]]:
+    keys = sorted(then.keys() | found.keys())
+    return {key: (then.get(key), found.get(key)) for key in keys if then.get(key) != found.get(key)}
+
+
+def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(key, value)]
+    return [leaf for name, inner in value.items() for leaf in _leaves(inner, f"{key}.{name}")]
+
+
+def record(runs: list[Run], hardware: str) -> Band:
+    """The band of finished runs of one recipe, at least two. Raises BandError naming the run that does not fit."""
+    if len(runs) < 2:
+        raise BandError(f"a band needs at least 2 runs, found {len(runs)}; five seeds make one worth shipping.")
+    configs = [read_config(run) for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        if run.read_summary() is None:
+            raise BandError(f"{run.root}: no finished run there (no summary.json).")
+        if other := _differences(recipe(configs[0]), recipe(config)):
+            raise BandError(f"{run.root} is of another recipe than {runs[0].root}: {next(iter(other))} differs.")
+    courses = [Course(run.read_metrics(), config) for run, config in zip(runs, configs, strict=True)]
+    length = min(len(course.rewards) for course in courses)
+    if length < WINDOW:
+        raise BandError(f"the shortest of the runs has {length} steps; a band begins at step {WINDOW}.")
+    steps = list(range(WINDOW, length + 1, EVERY))
+    ranges = [_range(courses, step) for step in steps]
+    launches = [run.read_launches() for run in runs]
+    facts = {
+        "commands": [_without_places(launch[0]["command"]) for launch in launches if launch],
+        "seeds": [config.get("seed") for config in configs],
+        "hardware": hardware,
+        "date": time.strftime("%Y-%m-%d", time.gmtime(max(launch[-1]["time"] for launch in launches if launch))),
+        "grader": sorted({run.read_summary()["grader"] for run in runs}),
+    }
+    series = ([round(value, 4) for value in values] for values in zip(*ranges, strict=True))
+    return Band(recipe(configs[0]), facts, len(runs), steps, *series)
+
+
+def _without_places(command: str) -> str:
+    """A command line without where its run was put and what it was called: that is of no use to others."""
+    own = ("runs_dir=", "experiment_name=", "trial_name=")
+    parts = [part for part in shlex.split(command) if not part.startswith(own)]
+    return shlex.join("/".join(Path(part).parts[-2:]) if Path(part).is_absolute() else part for part in parts)
+
+
+def _range(courses: list[Course], step: int) -> Range:
+    levels, firsts = [course.level(step) for course in courses], [course.first() for course in courses]
+    pairs = list(zip(levels, firsts, strict=True))
+    values, gains = [level.value for level in levels], [level.value - first.value for level, first in pairs]
+    room = _room(level.error for level in levels)
+    gain_room = _room(math.hypot(level.error, first.error) for level, first in pairs)
+    return Range(min(values) - room, max(values) + room, min(gains) - gain_room, max(gains) + gain_room)
+
+
+def _room(errors: Iterable[float]) -> float:
+    """What sampling adds to the range: MARGIN standard errors of the difference of two values of typical error."""
+    return MARGIN * math.sqrt(2 * fmean(error**2 for error in errors))

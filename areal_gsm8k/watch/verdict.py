@@ -1,0 +1,279 @@
+"""Is a run on track? One of five states in one line with its numbers, and the likely causes with what to try.
+
+    verdict.of_run(Run("runs/tiny-grpo/20261121_101500"))     # what the live view, `gsm8k watch` and the report show
+
+Pure judgement: the rows of metrics.jsonl, the run's configuration, and the recipe's expected band where it has one
+(watch/band.py). STATES is a list of rules; the first that speaks names the state. docs/verdict.md explains every
+rule with its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from areal_gsm8k.runs.run import Run
+from areal_gsm8k.settings import CollapseSettings
+from areal_gsm8k.watch import band
+from areal_gsm8k.watch.band import Band, BandError, Range
+from areal_gsm8k.watch.diagnosis import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, Case, Cause, likely
+from areal_gsm8k.watch.trend import EARLIEST, SURE, VERY_SURE, WINDOW, Course, Level
+
+LOSS_NEAR_ZERO = (
+    "The loss is near 0 whatever is learned: the advantages of a group average to 0, and with one update a step the "
+    "policy has not yet moved from the one that sampled. Look at the reward."
+)
+UNDECIDED = 2 * WINDOW  # steps in which a run without a band may show no rise yet
+CEILING, SATURATED = 0.95, 0.9  # shares of the highest reward: at it, and at it when few groups have signal left
+FEW = 0.2  # of the groups
+UNSURE = 0.1  # nats a token: below it a policy is nearly always sure of the next one, however it began
+NEARLY_ALL = 0.95  # of the groups without signal: nothing is learned
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`state` is one of the five in watch/diagnosis.py; `summary` one line; `causes` the likeliest first."""
+
+    state: str
+    step: int
+    summary: str
+    causes: list[Cause]
+
+    def line(self) -> str:
+        return f"{self.state}: {self.summary}"
+
+
+def cause_line(cause: Cause) -> str:
+    return f"{cause.what} ({cause.evidence}); try {cause.try_}"
+
+
+def of_run(run: Run) -> Verdict:
+    """The verdict on a run directory as it is now."""
+    config = band.read_config(run)
+    course = Course(run.read_metrics(), config)
+    try:
+        expected = band.configured(config)
+    except BandError as trouble:
+        return _noted(judge(course), f"no band: {trouble}")
+    return judge(course, expected)
+
+
+def judge(course: Course, expected: Band | None = None) -> Verdict:
+    """The verdict on a course; a band recorded with another recipe is not applied, and the summary says why."""
+    recorded = expected.differences(course.config) if expected else {}
+    view = View(course, expected.at(course.step) if expected and not recorded else None)
+    state, summary = next((state, said) for state, rule in STATES if (said := rule(view)))
+    causes = likely(Case(course, state, recorded))
+    verdict = Verdict(state, course.step, summary, causes)
+    return _noted(verdict, f"no band: {_difference(recorded)}") if recorded else verdict
+
+
+def _noted(verdict: Verdict, note: str) -> Verdict:
+    return replace(verdict, summary=f"{verdict.summary} ({note})")
+
+
+def _difference(recorded: dict) -> str:
+    key, (then, found) = next(iter(recorded.items()))
+    more = f" and {len(recorded) - 1} more keys differ" if len(recorded) > 1 else ""
+    return f"{key} is {found}, recorded with {then}{more}"
+
+
+@dataclass(frozen=True)
+class View:
+    """What the rules of STATES look at: the course, and the band's range at this step where there is one."""
+
+    course: Course
+    range: Range | None
+
+    @property
+    def limits(self) -> CollapseSettings:
+        return CollapseSettings(**asdict(CollapseSettings()) | self.course.get("collapse", {}))
+
+    @property
+    def count(self) -> int:
+        return len(self.course.rewards)
+
+
+# Collapsing
+
+
+def not_a_number(view: View) -> str | None:
+    names = ("loss", "grad_norm", "entropy", "reward")
+    last = view.course.all_rows[-3:]
+    for name in names:
+        if len(last) == 3 and all(row.get(name) is not None and not math.isfinite(row[name]) for row in last):
+            return f"{name} has not been a number for 3 steps"
+    return None
+
+
+def reward_fell(view: View) -> str | None:
+    best = view.course.fallen_from()
+    low, _ = view.course.bounds() if best else (0.0, 0.0)
+    if best is None or view.course.level().value - low >= view.limits.reward * (best.value - low):
+        return None
+    return f"reward {_level(view.course.level())} fell from its best, {best.value:.2f} at step {best.step}"
+
+
+def dev_accuracy_fell(view: View) -> str | None:
+    """By the share that `collapse.reward` allows, and by more than the sampling of the dev rows explains."""
+    dev = view.course.dev
+    if len(dev) < 2 or not view.course.rows or not view.course.pays_for_answers():
+        return None
+    best, last = max(dev, key=lambda row: row["dev/accuracy"]), dev[-1]
+    halved = last["dev/accuracy"] < view.limits.reward * best["dev/accuracy"]
+    if not halved or _dev_difference(last, best) < VERY_SURE:
+        return None
+    return f"dev accuracy fell from {best['dev/accuracy']:.0%} at step {best['step']} to {last['dev/accuracy']:.0%}"
+
+
+def entropy_exploded(view: View) -> str | None:
+    now, before = view.course.now("entropy"), view.course.start("entropy")
+    if view.count < EARLIEST or now is None or now < max(view.limits.entropy * before, UNSURE):
+        return None
+    return f"entropy went from {before:.2f} to {now:.2f} nats a token: the text is turning into noise"
+
+
+def truncation_took_over(view: View) -> str | None:
+    now, before = view.course.now("truncated"), view.course.start("truncated")
+    if view.count < EARLIEST or now is None or now < view.limits.truncated or before > now / 2:
+        return None
+    return f"{now:.0%} of the completions run into the limit of tokens, {before:.0%} did at the start"
+
+
+def engines_apart(view: View) -> str | None:
+    drift = view.course.now("logprob_drift")
+    if view.count < EARLIEST or drift is None or drift < view.limits.logprob_drift:
+        return None
+    return f"rollout and trainer logprobs differ by {drift:.2f} nats a token"
+
+
+# Without a collapse
+
+
+def first_steps(view: View) -> str | None:
+    if view.count >= EARLIEST:
+        return None
+    reward = f", reward {_level(view.course.level())}" if view.count else ""
+    return f"{view.count} of the {EARLIEST} steps it takes to judge{reward}"
+
+
+def at_the_ceiling(view: View) -> str | None:
+    now, none = view.course.level(), view.course.now("groups_without_signal") or 0.0
+    share, saturated = view.course.share(now.value), none > 1 - FEW
+    if share < (SATURATED if saturated else CEILING) or (view.course.get("reward.custom") and not saturated):
+        return None  # how high a function of the user's own goes is not known
+    height = f"{share:.0%} of the highest"
+    return f"reward {_level(now)} is at the ceiling, {height}; {none:.0%} of the groups have no signal"
+
+
+def no_signal(view: View) -> str | None:
+    none = view.course.now("groups_without_signal")
+    if none is None or none < NEARLY_ALL:
+        return None
+    return f"reward {_level(view.course.level())}; {none:.0%} of the groups have no signal, so nothing is learned"
+
+
+def in_the_band(view: View) -> str | None:
+    expected, now, gain = view.range, view.course.level(), _gain(view)
+    if expected is None or (now.value < expected.low and gain < expected.gain_low):
+        return None
+    if now.value >= expected.low:
+        where = "above" if now.value > expected.high else "within"
+        return f"reward {_level(now)}, {where} the expected {expected.low:.2f} to {expected.high:.2f}"
+    return (
+        f"reward {_level(now)} from a weak start: below the expected {expected.low:.2f}, but its gain of {gain:+.2f} "
+        f"is not below {expected.gain_low:+.2f}"
+    )
+
+
+def fell_back(view: View) -> str | None:
+    """Below its best beyond doubt, though not collapsing: what was learned is being lost."""
+    best = view.course.fallen_from()
+    if best is None:
+        return None
+    return f"reward {_level(view.course.level())}, down from its best, {best.value:.2f} at step {best.step}"
+
+
+def rising(view: View) -> str | None:
+    """Over the whole run or lately; with a band that this run is below, rising is not enough."""
+    if view.range is not None:
+        return None
+    whole, late = view.course.rise(), view.course.rise(UNDECIDED)
+    trend = max(whole, late, key=lambda slope: slope.z)
+    if trend.z < SURE:
+        return None
+    over = "whole run" if trend.steps == view.count else f"last {trend.steps}"
+    ten = f"{trend.value * 10:+.3f} +- {trend.error * 10:.3f} in 10 steps"
+    return f"reward {_level(view.course.level())} rises, {ten} over the {over}"
+
+
+def dev_accuracy_rose(view: View) -> str | None:
+    """By more than the sampling of the dev rows explains; the reward may hide it where groups are dropped."""
+    dev = view.course.dev
+    if view.range is not None or len(dev) < 2 or _dev_difference(dev[0], dev[-1]) < SURE:
+        return None
+    rose = f"dev accuracy rose from {dev[0]['dev/accuracy']:.0%} to {dev[-1]['dev/accuracy']:.0%}"
+    return f"reward {_level(view.course.level())}; {rose}"
+
+
+def undecided(view: View) -> str | None:
+    least = WINDOW if view.range else UNDECIDED
+    if view.count >= least:
+        return None
+    return f"reward {_level(view.course.level())}; its rise is judged from step {least} on"
+
+
+def below_the_band(view: View) -> str | None:
+    if view.range is None or max(view.course.rise().z, view.course.rise(UNDECIDED).z) < SURE:
+        return None
+    least = f"at least {view.range.low:.2f} or a gain of {view.range.gain_low:+.2f}"
+    return f"reward {_level(view.course.level())}, a gain of {_gain(view):+.2f}: rising, but {least} is expected here"
+
+
+def not_rising(view: View) -> str:
+    now, first = view.course.level(), view.course.first()
+    expected = f"; {view.range.low:.2f} to {view.range.high:.2f} is expected here" if view.range else ""
+    return (
+        f"reward {_level(now)} after {first.value:.2f} in the first steps: no rise to be told from noise in "
+        f"{view.count} steps{expected}"
+    )
+
+
+def _level(level: Level) -> str:
+    return f"{level.value:.2f} +- {level.error:.2f}"
+
+
+def _dev_difference(lower: dict, higher: dict) -> float:
+    """How many standard errors the second dev accuracy is above the first, one right and one wrong row added to each.
+
+    Agresti and Caffo (2000), Simple and effective confidence intervals for proportions and differences of proportions,
+    The American Statistician 54, 280-288.
+    """
+    shares = [(row["dev/accuracy"] * row["dev/n"] + 1) / (row["dev/n"] + 2) for row in (lower, higher)]
+    errors = [share * (1 - share) / (row["dev/n"] + 2) for share, row in zip(shares, (lower, higher), strict=True)]
+    return (shares[1] - shares[0]) / math.sqrt(sum(errors))
+
+
+def _gain(view: View) -> float:
+    return view.course.level().value - view.course.first().value
+
+
+STATES: tuple[tuple[str, Callable[[View], str | None]], ...] = (
+    (COLLAPSING, not_a_number),
+    (COLLAPSING, reward_fell),
+    (COLLAPSING, dev_accuracy_fell),
+    (COLLAPSING, entropy_exploded),
+    (COLLAPSING, truncation_took_over),
+    (COLLAPSING, engines_apart),
+    (TOO_EARLY, first_steps),
+    (ON_TRACK, at_the_ceiling),
+    (FLAT, no_signal),
+    (TOO_EARLY, undecided),
+    (ON_TRACK, in_the_band),
+    (FLAT, fell_back),
+    (ON_TRACK, rising),
+    (ON_TRACK, dev_accuracy_rose),
+    (SLOW, below_the_band),
+    (FLAT, not_rising),
+)

@@ -1,0 +1,36 @@
+"""`./run train --dry-run` looks at what can be looked at here without asking anyone."""
+
+import pytest
+
+from areal_gsm8k.config import devices
+from areal_gsm8k.launch import readiness, train
+from areal_gsm8k.paths import BASE, CPU_OVERLAY
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch):
+    """The exit code of a dry run, and whether it wrote the configuration."""
+
+    def run(file, *overrides):
+        code = train.train([file], [f"runs_dir={tmp_path}", "trial_name=t", *overrides], dry_run=True)
+        return code, bool(list(tmp_path.rglob("t.dry-run.yaml")))
+
+    monkeypatch.setattr(train.signal, "signal", lambda number, handler: None)
+    return run
+
+
+def test_a_model_that_is_not_there(dry_run, capsys):
+    assert dry_run(CPU_OVERLAY, "actor.path=/no/such/folder") == (2, False)
+    assert "actor.path='/no/such/folder': no config.json there" in capsys.readouterr().out
+
+
+def test_the_hub_is_not_asked(dry_run, monkeypatch):
+    monkeypatch.setattr(readiness.hub, "hub_or_cache", None)
+    assert dry_run(CPU_OVERLAY, "actor.path=no-org/no-such-model") == (0, True)
+
+
+def test_a_part_of_a_gpu(dry_run, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "listed", lambda: ["GPU-1"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-x")
+    assert dry_run(BASE) == (2, False)
+    assert "CUDA_VISIBLE_DEVICES=MIG-x" in capsys.readouterr().out

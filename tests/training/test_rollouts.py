@@ -1,0 +1,94 @@
+import asyncio
+
+import pytest
+
+pytest.importorskip("areal", reason="areal is not installed")
+
+import torch  # noqa: E402
+from areal.api.cli_args import InferenceEngineConfig  # noqa: E402
+from areal.infra import RolloutController  # noqa: E402
+
+from areal_gsm8k.training.controller import LostRollouts, RolloutsController  # noqa: E402
+from areal_gsm8k.training.rollouts import LocalRollouts, NoSignal  # noqa: E402
+
+
+def group(first_id: int) -> dict:
+    return {"sample_id": torch.tensor([first_id, first_id + 1])}
+
+
+class Dispatcher:
+    def __init__(self):
+        self._active_task_ids = set()
+        self.stopped_by = None
+
+    def _set_thread_exception(self, reason):
+        self.stopped_by = reason
+
+    def submit_task_input(self, task):
+        self._active_task_ids.add(task)
+
+
+class Executor:
+    def __init__(self):
+        self.dispatcher = Dispatcher()
+        self.data_generator = iter(range(1000))
+
+
+class Base:
+    """Stands for AReaL's remote engine."""
+
+    def __init__(self, batches, max_staleness=0):
+        self.batches, self.workflow_executor = iter(batches), Executor()
+        self.config = InferenceEngineConfig(backend="sglang:d1", max_head_offpolicyness=max_staleness)
+
+    def prepare_batch(self, dataloader, workflow=None):
+        return next(self.batches)
+
+
+class Engine(LocalRollouts, Base):
+    pass
+
+
+class Loader:
+    batch_size = 4
+
+
+def test_empty_batches_are_collected_again_up_to_the_bound():
+    only = group(0)
+    engine = Engine([[], [], [only], [], [], []])
+    engine.max_empty_batches = 2
+    assert engine.prepare_batch(Loader()) == [only]
+    with pytest.raises(NoSignal, match="3 batches in a row.*drop_groups_without_signal=false"):
+        engine.prepare_batch(Loader())
+
+
+@pytest.mark.parametrize(("max_staleness", "under_way"), [(0, 0), (1, 4), (2, 8)])
+def test_prompts_are_submitted_up_to_the_staleness_bound(max_staleness, under_way):
+    engine = Engine([[group(0)], [group(8)]], max_staleness)
+    engine.prepare_batch(Loader())
+    assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way
+    engine.prepare_batch(Loader())  # none of them was consumed: nothing more to submit
+    assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way
+
+
+def test_a_batch_comes_in_data_order():
+    (batch,) = [Engine([[group(16), group(0), group(8)]]).prepare_batch(Loader())]
+    assert [made["sample_id"][0].item() for made in batch] == [0, 8, 16]
+
+
+def test_a_controller_gives_up_when_too_many_prompts_in_a_row_bring_no_group(monkeypatch):
+    async def nothing():
+        return None
+
+    async def group():
+        return "group"
+
+    monkeypatch.setattr(RolloutController, "_create_submit_callback", lambda self, prompt: prompt)
+    controller = object.__new__(RolloutsController)
+    controller.max_lost, controller._dispatcher = 3, Dispatcher()
+    for prompt in (nothing, nothing, group, nothing, nothing):  # a good one between starts anew
+        asyncio.run(controller._create_submit_callback(prompt)())
+    assert controller.dispatcher.stopped_by is None
+    asyncio.run(controller._create_submit_callback(nothing)())
+    assert isinstance(controller.dispatcher.stopped_by, LostRollouts)
+    assert "3 prompts in a row" in str(controller.dispatcher.stopped_by)
