@@ -8,8 +8,8 @@ from pathlib import Path
 from areal_gsm8k.chat.reply import Reply
 from areal_gsm8k.children import ChildDied
 from areal_gsm8k.data import prompts
-from areal_gsm8k.evaluation import EvaluationError, Settings, engine
-from areal_gsm8k.evaluation.engine import Answer, Request
+from areal_gsm8k.evaluation import EvaluationError, Settings, engines
+from areal_gsm8k.evaluation.engine import Answer, Engine, Request
 from areal_gsm8k.evaluation.model import Model, find
 
 NOT_LOADED = "it is not loaded; /engine NAME loads it"
@@ -20,7 +20,7 @@ class Speaker:
 
     def __init__(self, name: str, model: Model):
         self.name, self.model = name, model
-        self.engine: engine.Engine | None = None
+        self.engine: Engine | None = None
         self.trouble: str | None = NOT_LOADED
         self._closing = ExitStack()
 
@@ -29,7 +29,7 @@ class Speaker:
         self.close()
         try:
             _ = self.model.tokenizer  # a folder without one is refused before a server is started
-            self.engine = self._closing.enter_context(engine.opened(kind, self.model, settings, log))
+            self.engine = self._closing.enter_context(engines.opened(kind, self.model, settings, log))
             self.trouble = None
         except (EvaluationError, ChildDied, TimeoutError, OSError) as failure:
             self.trouble = str(failure)

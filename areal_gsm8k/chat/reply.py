@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import math_parser
 from areal_gsm8k.evaluation.engine import Answer
+from areal_gsm8k.grading import parser
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Reply:
     error: str | None = None  # why there is no more of it; its first line is for the column
     state: str = "waiting"  # then writing; at the end complete, failed or stopped
     seconds: float = 0.0
-    verdict: math_parser.Verdict | None = None
+    verdict: parser.Verdict | None = None
     started: float = field(default_factory=time.monotonic)
 
     def grow(self, text: str) -> None:
@@ -43,7 +43,7 @@ class Reply:
     def grade(self, reference: str, answer_format: str) -> None:
         """Only a complete reply is graded: half of one is nobody's answer."""
         if self.state == "complete":
-            self.verdict = math_parser.grade(self.text, reference, answer_format)
+            self.verdict = parser.grade(self.text, reference, answer_format)
 
     @property
     def outcome(self) -> str:

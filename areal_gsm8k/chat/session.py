@@ -16,7 +16,7 @@ from typing import Protocol
 from areal_gsm8k.chat.chat_model import Speaker
 from areal_gsm8k.chat.commands import COMMANDS, CommandError, number, parse
 from areal_gsm8k.chat.reply import Reply
-from areal_gsm8k.evaluation import Settings, engine
+from areal_gsm8k.evaluation import Settings, engines
 from areal_gsm8k.evaluation.items import Items
 
 LARGEST_SEED = 2**31 - 1
@@ -67,8 +67,8 @@ class Session:
 
     def open(self) -> None:
         """Open every model's engine, one after the other; one that fails is said to, and stays without."""
-        self.kind = engine.choose(self.settings)
-        engine.check_installed(self.kind, self.settings)
+        self.kind = engines.choose(self.settings)
+        engines.check_installed(self.kind, self.settings)
         for speaker in self.speakers:  # all before the first opens: two engines may not fit into memory
             speaker.close()
         for place, speaker in enumerate(self.speakers):
@@ -185,7 +185,7 @@ class Session:
 
     def _engine(self, argument: str) -> None:
         chosen = replace(self.settings, engine=argument)
-        engine.check_installed(engine.choose(chosen), chosen)
+        engines.check_installed(engines.choose(chosen), chosen)
         self.settings = chosen
         self.open()
 

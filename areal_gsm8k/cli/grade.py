@@ -58,11 +58,11 @@ def grade(
 
 
 def show(completion: str, reference: str, answer_format: str | None, console) -> bool:
-    import math_parser
+    from areal_gsm8k.grading import parser
     from areal_gsm8k.grading.explanation import explained
 
-    verdict = math_parser.grade(completion, reference, answer_format)
-    for name, text in (explained(verdict) | {"grader": math_parser.GRADER_VERSION}).items():
+    verdict = parser.grade(completion, reference, answer_format)
+    for name, text in (explained(verdict) | {"grader": parser.GRADER_VERSION}).items():
         console.print(f"{name:<10} {text}", highlight=False, markup=False)
     return verdict.error is not None
 
@@ -91,14 +91,14 @@ def read(file: Path) -> list[tuple[int, dict, str | None]]:
 
 
 def grade_rows(rows, answer_format: str | None, file: Path, out: Path | None, console) -> bool:
-    import math_parser
+    from areal_gsm8k.grading import parser
     from areal_gsm8k.runs.files import write_atomically
 
     graded, errors = [], 0
     for number, row, error in rows:
         if error is None:
-            verdict = math_parser.grade(row["completion"], row["reference"], answer_format)
-            graded.append(row | {"verdict": verdict._asdict(), "grader": math_parser.GRADER_VERSION})
+            verdict = parser.grade(row["completion"], row["reference"], answer_format)
+            graded.append(row | {"verdict": verdict._asdict(), "grader": parser.GRADER_VERSION})
             error = verdict.error
             if error:
                 console.print(f"{file}:{number}: {error}", style="red", highlight=False, markup=False)

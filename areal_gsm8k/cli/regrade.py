@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import math_parser
 from areal_gsm8k.cli import text
 from areal_gsm8k.cli.samples import signed, verdict
+from areal_gsm8k.grading import parser
 from areal_gsm8k.grading.advantages import not_reproduced
 from areal_gsm8k.replay.regrade import ZERO, Change, Regraded, RegradeError, Regrader, described, summarise, total
 from areal_gsm8k.runs import samples
@@ -114,9 +114,9 @@ def notes(run: Run, config: dict, change: Change) -> list[str]:
             f"{change.disagreement:.2g}, so read the signs with care. Not reproduced here: {reasons}."
         )
     grader = (run.read_summary() or {}).get("grader")
-    if change.otherwise or grader not in (None, math_parser.GRADER_VERSION):
+    if change.otherwise or grader not in (None, parser.GRADER_VERSION):
         found.append(
-            f"The run was graded by version {grader or 'unknown'} and is graded again by {math_parser.GRADER_VERSION}; "
+            f"The run was graded by version {grader or 'unknown'} and is graded again by {parser.GRADER_VERSION}; "
             f"{change.otherwise:,} samples are judged otherwise."
         )
     if config["reward"].get("shuffled"):

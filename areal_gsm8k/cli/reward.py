@@ -78,7 +78,7 @@ def _failed(one) -> bool:
 
 def resolve(spec: str, answer_format: str | None, seconds: float) -> tuple[Callable, Callable | None]:
     """(a function from an attack to its reward, what to call at the end). Raises ValueError, RewardError."""
-    import math_parser
+    from areal_gsm8k.grading import parser
     from areal_gsm8k.grading.attacks import GOLD, QUESTION
     from areal_gsm8k.grading.custom_reward import RewardProcesses
     from areal_gsm8k.grading.other_graders import CONVENTIONS
@@ -90,7 +90,7 @@ def resolve(spec: str, answer_format: str | None, seconds: float) -> tuple[Calla
         composed = Reward(**{"accuracy": 0.0} | _weights(spec))
 
         def weighed(attack) -> float:
-            verdict = math_parser.grade(attack.completion, GOLD, answer_format)
+            verdict = parser.grade(attack.completion, GOLD, answer_format)
             sample = Sample(attack.completion, verdict, tokens=len(attack.completion) // 4)
             return composed.total(composed.parts(sample))
 

@@ -7,8 +7,10 @@ See it without starting anything: `./run train --dry-run`
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -109,6 +111,11 @@ def read_overrides(overrides: list[str]) -> DictConfig:
     except Exception as broken:  # a value that is not YAML
         raise ConfigError(f"an override cannot be read: {broken}") from None
     return _own_names(loaded, "")
+
+
+def as_overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as arguments of the command line."""
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
 
 
 def _own_names(source: DictConfig, where: str) -> DictConfig:

@@ -7,11 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from areal_gsm8k.config import devices
-from areal_gsm8k.doctor import gpu
-from areal_gsm8k.doctor.requested import written
-from areal_gsm8k.machine import cards
-from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.config.compose import as_overrides
+from areal_gsm8k.machine import nvidia
+from areal_gsm8k.machine.cards import GIB
 from areal_gsm8k.paths import CONFIGS, CPU_OVERLAY
 
 CARDS = {  # GB: overlays for one GPU of so much
@@ -22,6 +20,7 @@ CARDS = {  # GB: overlays for one GPU of so much
     8: ("scales/8gb", "algorithms/lora"),
 }
 COUNTS = (8, 4, 2)  # overlays for several
+AMPERE, HOPPER, BLACKWELL = (8, 0), (9, 0), (10, 0)  # compute capabilities
 SOLD_AS = 1.07  # a card sold as 24 GB may have 22.5 GiB
 
 
@@ -39,14 +38,32 @@ def suited(memories: list[float]) -> list[Path]:
     return [file.relative_to(here) if file.is_relative_to(here) else file for file in files]
 
 
+def attention_backend(capabilities: list[tuple[int, int]]) -> str:
+    """SGLang's attention kernels that run on all of these compute capabilities, as SGLang chooses (server_args.py).
+
+    fa3 is made for Hopper; flashinfer serves everything from 8.0; Triton the rest.
+    """
+    if {major for major, _ in capabilities} == {HOPPER[0]}:
+        return "fa3"
+    return "flashinfer" if min(capabilities) >= AMPERE else "triton"
+
+
+def server_settings(capabilities: list[tuple[int, int]]) -> dict[str, str]:
+    """What SGLang needs other than train_grpo.yaml has it on GPUs of these compute capabilities: {} from 8.0 on."""
+    if min(capabilities, default=AMPERE) >= AMPERE:
+        return {}
+    return {"sglang.attention_backend": attention_backend(capabilities), "sglang.sampling_backend": "pytorch"}
+
+
 def of_this_machine() -> tuple[list[Path], list[str], str]:
     """The overlays, settings that this generation of GPUs needs, and a sentence that says why these."""
-    listed, variable = devices.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = devices.visible(listed, variable)
+    listed, variable = nvidia.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = nvidia.visible([gpu.uuid for gpu in listed], variable)
     if not visible:
         tiny = "a tiny model from scratch, generated problems"
         return [CPU_OVERLAY], [], f"{_why_none(listed, variable)}: using configs/cpu.yaml ({tiny})."
-    memories = [card.gib for card in cards.here()]
+    gpus = [gpu for gpu in listed if str(gpu.index) in visible]
+    memories = [gpu.memory / GIB for gpu in gpus if gpu.memory is not None]
     files = suited(memories)
     found = f"{len(visible)} NVIDIA GPU{'s' * (len(visible) > 1)}"
     if memories:
@@ -54,12 +71,12 @@ def of_this_machine() -> tuple[list[Path], list[str], str]:
     using = " and ".join(map(str, files)) or "train_grpo.yaml as it is"
     idle = len(visible) - max(count for count in (*COUNTS, 1) if count <= len(visible))
     rest = f"; {idle} stay{'s' * (idle == 1)} idle" if idle and files else ""
-    settings = written(gpu.server_settings([card.capability for card in gpu.known(Machine())]))
+    settings = as_overrides(server_settings([gpu.capability for gpu in gpus]))
     using += f", {', '.join(settings)}" if settings else ""
     return files, settings, f"{found}: using {using}{rest}. Another choice: --config; what fits: ./run gsm8k plan."
 
 
-def _why_none(listed: list[str], variable: str | None) -> str:
+def _why_none(listed: list[nvidia.Gpu], variable: str | None) -> str:
     if listed:
         return f"CUDA_VISIBLE_DEVICES={variable} leaves none of this machine's {len(listed)} GPUs"
     if shutil.which("nvidia-smi"):

@@ -1,52 +1,17 @@
 """GPUs there are against GPUs an allocation needs, and the nearest allocation that would run on those there are.
 
-Pure arithmetic but for `count`, which asks the driver. Read with the configuration, before anything is started.
+Pure arithmetic but for `for_areal`, which asks the driver. Read with the configuration, before anything is started.
 """
 
 import os
-import re
-import shutil
-import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from areal_gsm8k.config.allocation import Allocation, Side
 from areal_gsm8k.config.schema import ConfigError
-
-
-def count() -> int:
-    """NVIDIA GPUs this process may use (a driver tool without a card counts none)."""
-    return len(visible(listed(), os.environ.get("CUDA_VISIBLE_DEVICES")))
-
-
-def listed() -> list[str]:
-    """The ids of this machine's NVIDIA GPUs, e.g. GPU-8a22..., in the order of their numbers."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [] if listing.returncode else re.findall(r"^GPU \d+: .*?(?:\(UUID: (.*)\))?$", listing.stdout, re.MULTILINE)
-
-
-def visible(ids: list[str], variable: str | None) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES leaves of the GPUs `ids`, each by its number, a part of one (MIG) by its name.
-
-    As CUDA reads it: numbers and ids, which may be shortened, up to the first that does not exist.
-    """
-    if variable is None:
-        return [str(number) for number in range(len(ids))]
-    left: list[str] = []
-    for name in (name.strip() for name in variable.split(",")):
-        found = [str(i) for i, full in enumerate(ids) if name and (name == str(i) or full.startswith(name))]
-        if name.startswith("MIG-") and ids:
-            found = [name]
-        if len(found) != 1 or found[0] in left:
-            break
-        left += found
-    return left
+from areal_gsm8k.machine import nvidia
 
 
 def for_areal() -> dict[str, str]:
@@ -55,8 +20,7 @@ def for_areal() -> dict[str, str]:
     It gives every process its share of CUDA_VISIBLE_DEVICES, and its SGLang server computes with the names in it, so an
     id would end it; and it starts `python3` and `torchrun` by these names. Raises ConfigError for a part of a GPU.
     """
-    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible(listed(), variable)
+    variable, names = os.environ.get("CUDA_VISIBLE_DEVICES"), nvidia.ours()
     if not names:
         return {}
     if parts := [name for name in names if not name.isdigit()]:
@@ -92,14 +56,19 @@ def check(alloc: Allocation, gpus: int, weight_update_mode: str, where: str = "t
         )
 
 
+def takes_turns(values: Mapping) -> bool:
+    """AReaL's colocation: who works has the GPU, the other has given its memory back (training/colocation.py)."""
+    pairs = (("rollout", "actor"), ("actor", "rollout"))
+    strategies = [((values.get(side) or {}).get("scheduling_strategy") or {}, target) for side, target in pairs]
+    return any(s.get("type") == "colocation" and s.get("target") == target for s, target in strategies)
+
+
 def check_turns(values: dict, alloc: Allocation) -> None:
     """Raise ConfigError when server and trainer are to take turns on a GPU and something for that is missing.
 
     What is needed and why: training/colocation.py.
     """
-    pairs = (("rollout", "actor"), ("actor", "rollout"))
-    strategies = [(values[side].get("scheduling_strategy") or {}, target) for side, target in pairs]
-    if not any(s.get("type") == "colocation" and s.get("target") == target for s, target in strategies):
+    if not takes_turns(values):
         return
     needed = {
         "allocation_mode": (str(alloc), "sglang:d1p1t1+fsdp:d1p1t1"),

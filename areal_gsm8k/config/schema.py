@@ -2,7 +2,7 @@
 
 Checking keys must not cost AReaL's import (10 s and more), so AReaL's keys are kept in `areal_schema.json`, generated
 from its dataclasses; a test holds the file against the installed AReaL. Regenerate after changing the AReaL pin:
-`python -m areal_gsm8k.config.schema`
+`python -m areal_gsm8k.training.areal_schema`
 """
 
 import dataclasses
@@ -117,15 +117,3 @@ def _check_type(key: str, value, kind: str, where: str) -> None:
 
 def _article(kind: str) -> str:
     return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}.get(kind, f"a {kind}")
-
-
-def generate() -> dict[str, str]:
-    """The keys of the installed AReaL's GRPOConfig. Imports AReaL."""
-    from areal.api.cli_args import GRPOConfig
-
-    return describe(GRPOConfig)
-
-
-if __name__ == "__main__":
-    SCHEMA_FILE.write_text(json.dumps(generate(), indent=0, sort_keys=True) + "\n")
-    print(f"wrote {SCHEMA_FILE}")

@@ -1,13 +1,14 @@
 """Checks of the GPU: driver, CUDA, compute capability, compilers, attention, sharing one card, memory."""
 
-from areal_gsm8k.config import devices
+from areal_gsm8k.config.compose import as_overrides
+from areal_gsm8k.config.defaults import AMPERE, BLACKWELL, attention_backend, server_settings
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted, written
+from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.machine import nvidia
 from areal_gsm8k.machine.facts import GIB, Machine
 from areal_gsm8k.machine.nvidia import Gpu
 
 OLDEST = (7, 5)  # SGLang 0.5.10: "SGLang only supports sm75 and above"
-AMPERE, HOPPER, BLACKWELL = (8, 0), (9, 0), (10, 0)
 BLACKWELL_CUDA = (12, 8)  # the first that knows it
 DRIVERS = {12: 525, 13: 580}  # docs.nvidia.com/deploy/cuda-compatibility: oldest driver of a CUDA major version
 MOST = 0.7  # of a shared card for the server
@@ -20,7 +21,7 @@ IN_A_CONTAINER = "docker compose -f docker/compose.yaml run --rm gpu train (it b
 def usable(machine: Machine) -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order."""
     gpus = {str(gpu.index): gpu for gpu in machine.driver.gpus}
-    names = devices.visible([gpu.uuid for gpu in gpus.values()], machine.environment.get("CUDA_VISIBLE_DEVICES"))
+    names = nvidia.visible([gpu.uuid for gpu in gpus.values()], machine.environment.get("CUDA_VISIBLE_DEVICES"))
     return [gpus[name] for name in names if name in gpus]
 
 
@@ -155,23 +156,6 @@ def compilers(machine: Machine, wanted: Wanted) -> Finding | None:
     return fail(f"not there: {', '.join(lacking)}", f"sudo apt install {names}{source}; or {IN_A_CONTAINER}")
 
 
-def attention_backend(capabilities: list[tuple[int, int]]) -> str:
-    """SGLang's attention kernels that run on all of these compute capabilities, as SGLang chooses (server_args.py).
-
-    fa3 is made for Hopper; flashinfer serves everything from 8.0; Triton the rest.
-    """
-    if {major for major, _ in capabilities} == {HOPPER[0]}:
-        return "fa3"
-    return "flashinfer" if min(capabilities) >= AMPERE else "triton"
-
-
-def server_settings(capabilities: list[tuple[int, int]]) -> dict[str, str]:
-    """What SGLang needs other than train_grpo.yaml has it on GPUs of these compute capabilities: {} from 8.0 on."""
-    if min(capabilities, default=AMPERE) >= AMPERE:
-        return {}
-    return {"sglang.attention_backend": attention_backend(capabilities), "sglang.sampling_backend": "pytorch"}
-
-
 def attention(machine: Machine, wanted: Wanted) -> Finding | None:
     gpus = usable(machine)
     if not gpus or wanted.backend != "sglang":
@@ -180,7 +164,7 @@ def attention(machine: Machine, wanted: Wanted) -> Finding | None:
     weakest, newest = min(capabilities), max(capabilities)
     asked, best = wanted.get("sglang.attention_backend"), attention_backend(capabilities)
     key = f"sglang.attention_backend={best}"
-    cure = " ".join(written(server_settings(capabilities))) or key
+    cure = " ".join(as_overrides(server_settings(capabilities))) or key
     if asked == "fa3" and best != "fa3":
         why = "SGLang refuses it above 9.0" if newest >= BLACKWELL else "it is made for Hopper (9.0)"
         return fail(f"sglang.attention_backend=fa3 on compute capability {_dotted(weakest)}: {why}", cure, cure)
@@ -245,7 +229,8 @@ def fits(machine: Machine, wanted: Wanted) -> Finding | None:
     if not gpus or not wanted.on_gpu:
         return None
     try:
-        from areal_gsm8k.plan.memory import GPU, model_config, plan_for
+        from areal_gsm8k.machine.cards import GPU
+        from areal_gsm8k.plan.memory import model_config, plan_for
         from areal_gsm8k.plan.memory.fit import fit
     except ImportError:
         return None
@@ -259,7 +244,7 @@ def fits(machine: Machine, wanted: Wanted) -> Finding | None:
     found = fit(wanted.values, shape, cards, wanted.with_settings, memory)
     if not found.plan.fits:
         return fail(f"{needs}; no setting makes it fit", "A smaller model: ./run gsm8k recipes")
-    cure = " ".join(written(found.settings))
+    cure = " ".join(as_overrides(found.settings))
     return fail(needs, cure, cure)
 
 

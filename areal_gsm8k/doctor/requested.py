@@ -56,14 +56,10 @@ class Wanted:
     def with_settings(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """The values with these dotted keys laid over them; None when that is refused."""
         try:
-            return compose.make_plan(list(self.files), [*self.overrides, *written(settings)], self.gpus).values
+            changed = [*self.overrides, *compose.as_overrides(settings)]
+            return compose.make_plan(list(self.files), changed, self.gpus).values
         except ConfigError:
             return None
-
-
-def written(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as arguments of the command line."""
-    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
 
 
 def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path]) -> Wanted:

@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import math_parser
 from areal_gsm8k.data import prompts
-from areal_gsm8k.evaluation import engine, test_seal
+from areal_gsm8k.evaluation import engines, test_seal
 from areal_gsm8k.evaluation.card import Card, outcome
 from areal_gsm8k.evaluation.completions import Completions
 from areal_gsm8k.evaluation.engine import Answer, Request
 from areal_gsm8k.evaluation.items import Items
 from areal_gsm8k.evaluation.model import Model, find
 from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.grading import parser
 
 VERDICT = ("lenient", "strict", "formatted", "rule", "extracted", "value")
 LARGEST_SEED = 2**31 - 1
@@ -68,9 +68,9 @@ class Evaluation:
         if not items.rows:
             raise EvaluationError(f"{items.source}: no {items.split} rows to evaluate on")
         self.model, self.items, self.settings, self.graded = model, items, settings, graded
-        self.engine = engine.choose(settings)
-        engine.check_installed(self.engine, settings)
-        self.served_model = engine.served_model(settings) if settings.url else None
+        self.engine = engines.choose(settings)
+        engines.check_installed(self.engine, settings)
+        self.served_model = engines.served_model(settings) if settings.url else None
 
     @cached_property
     def prompts(self) -> list[list[int]]:
@@ -94,7 +94,7 @@ class Evaluation:
             "data_checksum": self.items.checksum,
             "prompt_hash": prompts.prompt_hash(self.settings.answer_format, self.settings.system_prompt),
             "prompt_ids_hash": _hash(self.prompts),
-            "grader_version": math_parser.GRADER_VERSION if self.graded else None,
+            "grader_version": parser.GRADER_VERSION if self.graded else None,
         }
 
     @property
@@ -122,7 +122,7 @@ class Evaluation:
             model=self.model.name,
             checkpoint=self.model.checkpoint,
             data=self.items.source,
-            software=engine.software(self.engine, self.settings),
+            software=engines.software(self.engine, self.settings),
             command=command,
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             wall_seconds=store.seconds,
@@ -149,7 +149,7 @@ class Evaluation:
         if impossible:
             deliver(impossible)
         if requests:
-            with engine.opened(self.engine, self.model, self.settings, log) as ready:
+            with engines.opened(self.engine, self.model, self.settings, log) as ready:
                 started = time.monotonic() - store.seconds
                 ready.answer(requests, deliver)
         store.sync()
@@ -189,7 +189,7 @@ class Evaluation:
         if not self.graded or answer.text is None:
             return row
         try:
-            verdict = math_parser.grade(answer.text, item["answer"], self.settings.answer_format)
+            verdict = parser.grade(answer.text, item["answer"], self.settings.answer_format)
         except Exception as failure:  # whatever a grader raises is a counted error, never a wrong answer
             return row | {"error": f"{type(failure).__name__}: {failure}"}
         if verdict.error:

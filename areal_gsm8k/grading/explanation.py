@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math_parser import Verdict
+from areal_gsm8k.grading.parser import Verdict
 
 
 def explained(verdict: Verdict) -> dict[str, str]:

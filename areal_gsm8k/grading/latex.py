@@ -1,6 +1,6 @@
 r"""Exact values of closed arithmetic in a final answer: `\frac{3+4}{2}`, `6 \times 7`, `2\sqrt{3}`, `4\pi`.
 
-math_parser loads this file when a statement is no plain number. A small recursive-descent reader walks the text, so
+values.py loads this file when a statement holds an operator. A small recursive-descent reader walks the text, so
 nothing in it is ever run. Rational arithmetic is Fraction's. Only a root that does not come out, or a pi, loads sympy
 (once a process, about a second), which sees numbers, never text, and only multiplies: sums of irrational numbers have
 no value here, because sympy can take minutes over them. Every bound is checked before the work that it bounds:
@@ -16,7 +16,7 @@ import re
 from fractions import Fraction
 from functools import cache
 
-from math_parser import NUMERAL, exact
+from areal_gsm8k.grading.numbers import NUMERAL, exact
 
 MAX_CHARACTERS = 300
 MAX_DEPTH = 12  # brackets, fractions and roots in each other

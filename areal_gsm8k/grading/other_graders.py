@@ -9,7 +9,7 @@ Each takes a completion and a reference and says whether it would pay. docs/rewa
 import re
 from collections.abc import Callable
 
-from math_parser import grade, process_results
+from areal_gsm8k.grading.parser import grade, process_results
 
 _NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from areal_gsm8k.grading.custom_reward import RewardError, RewardProcesses
-from math_parser import Verdict
+from areal_gsm8k.grading.parser import Verdict
 
 _THOUGHT = re.compile(r"\s*<think>(.+?)</think>(.+)", re.S)
 

@@ -1,14 +1,19 @@
-r"""The one number of a final answer that is written among words, units and LaTeX: "about \$18 for 9 eggs".
+r"""The one number of a final answer, in digits or among words, units and LaTeX: "about \$18 for 9 eggs".
 
-math_parser loads this file when a statement is no plain number. It drops the dressing, never joins what the dressing
-separated, and refuses as soon as anything beside the number could change it. Arithmetic goes on to latex_values.py.
+What is no plain number loses its dressing; nothing that the dressing separated is ever joined, and anything beside the
+number that could change it means no value. Arithmetic goes on to latex.py, which is loaded only then.
 
     gsm8k grade 'The answer is 18 dollars for 9 eggs.' 18
 """
 
 import re
 
-from math_parser import DIGIT, EDGES, GLUE, NUMERAL, exact, read_value
+from areal_gsm8k.grading import numbers
+from areal_gsm8k.grading.numbers import DIGIT, GLUE, NUMERAL, exact
+
+EDGES = " \t\r\n*_`"
+_MAX_WORDS = 400  # characters of a statement that is no plain number
+_NUMERIC = re.compile(r"[0-9π]|\\pi")
 
 _EUROPEAN = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]{1,2})(?![\w,]|\.[0-9])")  # 1.234,56
 _CLOCK = re.compile(r"([0-9]{1,4}(?::[0-9]{1,4}){1,2})\s?(?:([ap])\.?m)?\.?", re.I)  # or a ratio: equals itself only
@@ -43,6 +48,16 @@ _VETO = re.compile(  # with 0 for the number: what makes it another number, seve
     r"|\b(?i:(?:more|less|fewer|greater|bigger|smaller) than)\s*0"
     r"|\b(?i:twice|thrice|double|triple|half|third|quarter)(?: of)?\s*0"
 )
+
+
+def read_value(span: str) -> str | None:
+    """The single number a statement holds, as "17", "-3/4", "5:30" or "2*sqrt(3)"; None for none or several."""
+    span = span.strip(EDGES)
+    if integer := numbers.read_integer(span):
+        return integer
+    if len(span) > _MAX_WORDS or _NUMERIC.search(span) is None:
+        return None
+    return numbers.read(span) if numbers.is_plain(span) else read_dressed(span)
 
 
 def read_dressed(span: str) -> str | None:

@@ -11,8 +11,8 @@ from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.config.schema import ConfigError
 from areal_gsm8k.data import hub, problems
 from areal_gsm8k.grading.custom_reward import RewardError
+from areal_gsm8k.grading.parser import grade
 from areal_gsm8k.grading.rewards import Reward
-from math_parser import grade
 
 
 def check_model(plan: Plan, ask_hub: bool = True) -> None:

@@ -14,9 +14,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from areal_gsm8k.config import compose, defaults, devices
+from areal_gsm8k.config import compose, defaults
 from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.data import generator
+from areal_gsm8k.machine import nvidia
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import to_lines, write_atomically
 from areal_gsm8k.runs.run import Run
@@ -41,7 +42,7 @@ class Baseline:
 
 def run(config_files: list[Path], overrides: list[str], out: Path, sft_lr: float) -> None:
     """All stages. Raises ConfigError before anything is started, StageFailed when a command fails."""
-    gpus = devices.count()
+    gpus = len(nvidia.ours())
     if not config_files:
         config_files, needed, _ = defaults.of_this_machine()
         overrides = [*needed, *overrides]

@@ -19,12 +19,13 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.config import compose, defaults, devices
+from areal_gsm8k.config import compose, defaults
 from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.config.schema import ConfigError
 from areal_gsm8k.data import problems
 from areal_gsm8k.launch import readiness, resume
 from areal_gsm8k.launch.processes import processes
+from areal_gsm8k.machine import nvidia
 from areal_gsm8k.report import plots, summary
 from areal_gsm8k.runs import environment
 from areal_gsm8k.runs.run import COLLAPSED, REFUSED, STOPPED, Run, RunError
@@ -108,7 +109,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _plan(config_files: list[Path], overrides: list[str], run: Path | None, console: Console) -> Plan:
-    gpus = devices.count()
+    gpus = len(nvidia.ours())
     if run:
         if config_files:
             raise ConfigError(f"--resume and --config: a resumed run keeps its configuration, {run / 'config.yaml'}.")

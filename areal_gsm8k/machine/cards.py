@@ -1,13 +1,25 @@
-"""The cards to plan for: as written on the command line (`24`, `2x24`), or those of this machine."""
+"""Cards to plan for: as written on the command line (`24`, `2x24`), or those of this machine."""
 
 import os
 import re
-import subprocess
+from dataclasses import dataclass
 
-from areal_gsm8k.config import devices
-from areal_gsm8k.plan.memory.plan import GPU
+from areal_gsm8k.machine import nvidia
 
+GIB = 1 << 30
 _CARDS = re.compile(r"(?:(?P<count>[1-9]\d*)x)?(?P<gib>\d+(?:\.\d+)?)(?:\s*gi?b)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class GPU:
+    """One card. `used` is what other programs hold of it."""
+
+    gib: float
+    used: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        return int(self.gib * GIB)
 
 
 def read(text: str, option: str) -> list[GPU]:
@@ -23,14 +35,7 @@ def here() -> list[GPU]:
 
     In the order of CUDA_VISIBLE_DEVICES; a card whose memory nvidia-smi does not tell is left out.
     """
-    visible = devices.visible(devices.listed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if not visible:
-        return []
-    query = ["nvidia-smi", "--query-gpu=index,memory.total,memory.used", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = re.findall(r"^\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*$", answer.stdout, re.MULTILINE)
-    found = {index: GPU(int(total) / 1024, int(used) / 1024) for index, total, used in rows}
-    return [] if answer.returncode else [found[name] for name in visible if name in found]
+    gpus = {str(gpu.index): gpu for gpu in nvidia.listed()}
+    names = nvidia.visible([gpu.uuid for gpu in gpus.values()], os.environ.get("CUDA_VISIBLE_DEVICES"))
+    chosen = [gpus[name] for name in names if name in gpus]
+    return [GPU(gpu.memory / GIB, gpu.used / GIB) for gpu in chosen if gpu.memory is not None]

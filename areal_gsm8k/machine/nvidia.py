@@ -1,17 +1,21 @@
-"""What `nvidia-smi` says: the driver, the CUDA version it brings, and the GPUs.
+"""What `nvidia-smi` says: the driver, the CUDA version it brings, and the GPUs. The only reader of either.
 
 nvidia-smi --query-gpu=index,uuid,name,compute_cap,memory.total,memory.used,compute_mode --format=csv,noheader,nounits
+
+The tool and not NVML: AReaL and ./run ask it too, WSL has it, and its words are what a user sees and searches for.
 """
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SECONDS = 20.0  # the first call after the start of a machine without persistence mode takes several
 MIB = 1 << 20
 FIELDS = ("index", "uuid", "name", "compute_cap", "memory.total", "memory.used", "compute_mode")
+QUERY = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
 
 Run = Callable[[list[str], float], tuple[int, str]]  # a command and its patience in seconds: exit status, output
 
@@ -47,14 +51,49 @@ def run(command: list[str], seconds: float = SECONDS) -> tuple[int, str]:
     return done.returncode, done.stdout.strip()
 
 
+def visible(ids: Sequence[str], variable: str | None) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES leaves of the GPUs `ids`, each by its number, a part of one (MIG) by its name.
+
+    As CUDA reads it: numbers and ids, which may be shortened, up to the first that does not exist.
+    """
+    if variable is None:
+        return [str(number) for number in range(len(ids))]
+    left: list[str] = []
+    for name in (name.strip() for name in variable.split(",")):
+        found = [str(i) for i, full in enumerate(ids) if name and (name == str(i) or full.startswith(name))]
+        if name.startswith("MIG-") and ids:
+            found = [name]
+        if len(found) != 1 or found[0] in left:
+            break
+        left += found
+    return left
+
+
+def listed(run: Run = run) -> list[Gpu]:
+    """The GPUs of this machine in the order of their numbers; none where the tool is missing, fails or hangs."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    try:
+        status, table = run(QUERY, SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [] if status else _gpus(table)
+
+
+def ours() -> list[str]:
+    """The GPUs this process may use, as `visible` names them."""
+    return visible([gpu.uuid for gpu in listed()], os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
 def read_driver(run: Run = run) -> Driver:
+    """Everything the doctor wants to know. Raises OSError."""
     if not shutil.which("nvidia-smi"):
         return Driver()
     try:
         status, said = run(["nvidia-smi"], SECONDS)
         if status:
             return Driver(there=True, error=_error(status, said))
-        status, table = run(["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"], SECONDS)
+        status, table = run(QUERY, SECONDS)
     except subprocess.TimeoutExpired:
         return Driver(there=True, error=f"nvidia-smi did not answer in {SECONDS:.0f} s")
     version = re.search(r"Driver Version:\s*([\d.]+)", said)
@@ -65,7 +104,7 @@ def read_driver(run: Run = run) -> Driver:
     }
     if status:
         return Driver(there=True, error=_error(status, table), **found)
-    gpus = tuple(_gpu(line) for line in table.splitlines() if line.count(",") == len(FIELDS) - 1)
+    gpus = tuple(_gpus(table))
     _, holders = run(
         ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader"], SECONDS
     )
@@ -76,6 +115,10 @@ def read_driver(run: Run = run) -> Driver:
         holders=tuple(line for line in holders.splitlines() if line[:1].isdigit()),
         **found,
     )
+
+
+def _gpus(table: str) -> list[Gpu]:
+    return [_gpu(line) for line in table.splitlines() if line.count(",") == len(FIELDS) - 1]
 
 
 def _gpu(line: str) -> Gpu:

@@ -19,12 +19,12 @@ from omegaconf import OmegaConf
 from areal_gsm8k.config.compose import read_overrides
 from areal_gsm8k.data import prompts
 from areal_gsm8k.grading.advantages import advantages
+from areal_gsm8k.grading.parser import Verdict, grade
 from areal_gsm8k.grading.rewards import Reward, Sample
 from areal_gsm8k.replay import kept_models
 from areal_gsm8k.runs import samples
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.settings import RewardSettings
-from math_parser import Verdict, grade
 
 ZERO = 1e-6  # advantages nearer to 0 are those of equal rewards, rounded
 VERDICTS = ("lenient", "strict", "formatted")

@@ -28,8 +28,9 @@ from areal_gsm8k.runs.records import sampling_seed
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.serve.engine import Engine
 from areal_gsm8k.serve.model import ModelError
+from areal_gsm8k.serve.params import SamplingParams
 from areal_gsm8k.serve.request import Request
-from areal_gsm8k.serve.sampling import SamplingParams, sample, uniforms
+from areal_gsm8k.serve.sampling import sample, uniforms
 from areal_gsm8k.serve.tokenizer import load_tokenizer
 
 ALTERNATIVES = 5

@@ -4,11 +4,11 @@ import json
 
 from rich.table import Table
 
+from areal_gsm8k.grading.parser import GRADER_VERSION
 from areal_gsm8k.report.gain_split import Rates, gain_split
 from areal_gsm8k.runs.files import read_lines, write_atomically
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.statistics import wilson_interval
-from math_parser import GRADER_VERSION
 
 SPLIT = ("accuracy_strict", "accuracy", "format_rate")
 RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}

@@ -12,6 +12,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from areal_gsm8k.machine import nvidia
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
@@ -38,7 +39,7 @@ def describe() -> dict:
         "cpu": _cpu(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
-        "gpus": (_answer("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") or "").splitlines(),
+        "gpus": [f"{gpu.name}, {(gpu.memory or 0) // nvidia.MIB} MiB" for gpu in nvidia.listed()],
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "git_commit": commit,
         "git_changed": bool(changes) if commit else None,

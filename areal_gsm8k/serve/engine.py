@@ -21,8 +21,9 @@ from areal_gsm8k.serve.prompt_cache import Prompt, RecentPrompts
 
 from . import weights
 from .model import LanguageModel
+from .params import SamplingParams
 from .request import Request
-from .sampling import SamplingParams, sample
+from .sampling import sample
 from .scoring import best, prompt_logprobs
 from .tokenizer import load_tokenizer
 

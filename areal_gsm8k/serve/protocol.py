@@ -9,8 +9,8 @@ import time
 import uuid
 
 from .engine import Engine
+from .params import SamplingParams
 from .request import Request
-from .sampling import SamplingParams
 
 # Accepted without effect when false, null or empty (clients such as AReaL send some of them), refused otherwise.
 UNSUPPORTED = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sampling import SamplingParams
+    from .params import SamplingParams
     from .tokenizer import Tokenizer
 
 

@@ -24,9 +24,9 @@ import typer
 from areal_gsm8k.data.hub import hub_or_cache, is_hub_id
 from areal_gsm8k.data.problems import DataError, checksum, load_problems
 from areal_gsm8k.data.prompts import FORMATS, prompt_hash
+from areal_gsm8k.grading.parser import GRADER_VERSION
 from areal_gsm8k.runs.files import append_lines, read_lines, to_lines, write_atomically
 from areal_gsm8k.sft import loop
-from math_parser import GRADER_VERSION
 
 Format = StrEnum("Format", {name: name for name in FORMATS})
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})

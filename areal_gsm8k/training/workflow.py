@@ -19,9 +19,9 @@ from areal.utils import stats_tracker
 
 from areal_gsm8k.data import prompts
 from areal_gsm8k.grading import rewards
+from areal_gsm8k.grading.parser import grade
 from areal_gsm8k.runs.records import RecordWriter, sampling_seed
 from areal_gsm8k.settings import Settings
-from math_parser import grade
 
 
 class TooManyFailures(RuntimeError):

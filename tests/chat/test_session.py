@@ -15,7 +15,7 @@ from areal_gsm8k.chat.session import Session
 from areal_gsm8k.chat.trained_with import Asked, asked_in_training
 from areal_gsm8k.children import ChildDied
 from areal_gsm8k.data import prompts
-from areal_gsm8k.evaluation import EvaluationError, Settings, engine, items
+from areal_gsm8k.evaluation import EvaluationError, Settings, engines, items
 from areal_gsm8k.evaluation.engine import Answer
 from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.runs.files import read_lines
@@ -84,7 +84,7 @@ def talk(monkeypatch, tmp_path):
         yield FakeEngine(model.line, asked)
         alive.remove(model.name)
 
-    monkeypatch.setattr(engine, "opened", open_fake)
+    monkeypatch.setattr(engines, "opened", open_fake)
 
     def start(grade=False, seed=None, **lines):
         speakers = []

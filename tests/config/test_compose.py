@@ -246,7 +246,8 @@ def test_secrets_on_the_command_line_are_masked():
 
 def test_composing_imports_neither_areal_nor_torch():
     code = (
-        "import sys; from areal_gsm8k.config.compose import make_plan, CPU_OVERLAY; make_plan([CPU_OVERLAY], [], 0);"
+        "import sys; from areal_gsm8k.config.compose import make_plan; from areal_gsm8k.paths import CPU_OVERLAY;"
+        "make_plan([CPU_OVERLAY], [], 0);"
         "print(sorted({'areal', 'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)

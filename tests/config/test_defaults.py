@@ -1,7 +1,5 @@
 """Which overlays `./run train` takes by itself, and that what it takes fits the card by the memory plan."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from areal_gsm8k.config import defaults, recipes
@@ -47,19 +45,15 @@ def test_what_is_chosen_fits_several_cards(count):
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine(nvidia_smi, monkeypatch):
     """Pretends cards of so many GiB, seen through CUDA_VISIBLE_DEVICES."""
 
-    def put(*memories: float, variable: str | None = None, tool="/usr/bin/nvidia-smi", capability=(8, 9)) -> None:
-        ids = [f"GPU-{letter}" for letter, _ in zip("abcdefgh", memories, strict=False)]
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    def put(*memories: float | None, variable: str | None = None, capability: str = "8.9") -> None:
+        told = [("[N/A]" if memory is None else round(memory * 1024)) for memory in memories]
+        letters = zip("abcdefgh", told, strict=False)
+        nvidia_smi(*({"uuid": f"GPU-{a}", "memory.total": mib, "compute_cap": capability} for a, mib in letters))
         if variable is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-        visible = defaults.devices.visible(ids, variable)
-        monkeypatch.setattr(defaults.devices, "listed", lambda: ids)
-        monkeypatch.setattr(defaults.cards, "here", lambda: [GPU(memories[int(number)]) for number in visible])
-        monkeypatch.setattr(defaults.shutil, "which", lambda name: tool)
-        monkeypatch.setattr(defaults.gpu, "known", lambda machine: [SimpleNamespace(capability=capability)])
 
     return put
 
@@ -69,7 +63,7 @@ def taken() -> tuple[list[str], str]:
     return [file.stem for file in files], why
 
 
-def test_train_says_what_it_took(machine, monkeypatch):
+def test_train_says_what_it_took(machine):
     machine(80.0, 23.99)
     assert taken()[0] == ["24gb", "2gpus"]
     overlays = "configs/scales/24gb.yaml and configs/scales/2gpus.yaml"
@@ -78,12 +72,12 @@ def test_train_says_what_it_took(machine, monkeypatch):
     assert taken()[0] == ["80gb"] and taken()[1].startswith("1 NVIDIA GPU (80 GiB)")
     machine(22.5, 22.5, 22.5)
     assert "2gpus.yaml; 1 stays idle." in taken()[1]
-    monkeypatch.setattr(defaults.cards, "here", lambda: [])  # a driver that lists cards and does not tell their memory
+    machine(None, None, None)  # a driver that lists cards and does not tell their memory
     assert taken()[1].startswith("3 NVIDIA GPUs: using train_grpo.yaml as it is. ")
 
 
 def test_an_old_generation_gets_the_settings_it_needs(machine):
-    machine(15.0, capability=(7, 5))
+    machine(15.0, capability="7.5")
     files, settings, why = defaults.of_this_machine()
     assert settings == ["sglang.attention_backend=triton", "sglang.sampling_backend=pytorch"]
     assert "16gb.yaml, sglang.attention_backend=triton, sglang.sampling_backend=pytorch. " in why
@@ -92,8 +86,8 @@ def test_an_old_generation_gets_the_settings_it_needs(machine):
     assert defaults.of_this_machine()[1] == []
 
 
-def test_train_says_why_it_takes_the_cpu_recipe(machine):
-    machine(tool=None)
+def test_train_says_why_it_takes_the_cpu_recipe(machine, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert taken() == (["cpu"], taken()[1]) and taken()[1].startswith("No NVIDIA GPU found: using configs/cpu.yaml")
     machine()  # a broken driver
     assert taken()[0] == ["cpu"] and taken()[1].startswith("nvidia-smi lists no GPU (./run doctor says why): using")

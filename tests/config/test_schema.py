@@ -2,12 +2,14 @@ import json
 
 import pytest
 
-from areal_gsm8k.config.schema import SCHEMA_FILE, ConfigError, check_keys, describe, generate
+from areal_gsm8k.config.schema import SCHEMA_FILE, ConfigError, check_keys, describe
 from areal_gsm8k.settings import Settings
 
 
 def test_the_schema_file_is_the_installed_areals():
     pytest.importorskip("areal", reason="areal is not installed; the schema cannot be compared")
+    from areal_gsm8k.training.areal_schema import generate
+
     assert json.loads(SCHEMA_FILE.read_text()) == generate()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from areal_gsm8k.data.prompts import stop_ids
-from areal_gsm8k.evaluation import EvaluationError, Settings, client, engine, evaluate, items
+from areal_gsm8k.evaluation import EvaluationError, Settings, client, engines, evaluate, items
 from areal_gsm8k.evaluation.client import Client, dialect_of
-from areal_gsm8k.evaluation.engine import Request
+from areal_gsm8k.evaluation.engine import Answer, Request
 from areal_gsm8k.evaluation.model import Model, find
 from areal_gsm8k.evaluation.server import ForeignServer, started
 
@@ -147,7 +147,7 @@ def test_no_more_than_batch_size_at_once(model, monkeypatch):
     under_way, most = [], []
     monkeypatch.setattr(Client, "_vllm", lambda self, request: under_way.append(1) or {"prompt": request.prompt_ids})
     monkeypatch.setattr(
-        Client, "_of_vllm", lambda self, *_: most.append(len(under_way)) or under_way.pop() and engine.Answer("x", 1)
+        Client, "_of_vllm", lambda self, *_: most.append(len(under_way)) or under_way.pop() and Answer("x", 1)
     )
     with serving([(200, VLLM)]) as (url, _):
         settings = Settings(engine="vllm", url=url, batch_size=3)
@@ -172,9 +172,9 @@ def test_a_server_that_goes_away_ends_the_evaluation(model):
 
 def test_auto_tells_the_two_apart():
     with serving([(200, {})], sglang=True) as (url, _):
-        assert dialect_of(url) == "sglang" == engine.choose(Settings(url=url))
+        assert dialect_of(url) == "sglang" == engines.choose(Settings(url=url))
     with serving([(200, {})]) as (url, _):
-        assert dialect_of(url) == "vllm" == engine.choose(Settings(url=url))
+        assert dialect_of(url) == "vllm" == engines.choose(Settings(url=url))
 
 
 def test_an_evaluation_at_a_url_says_what_was_served(untrained_model, tmp_path):

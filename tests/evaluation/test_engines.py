@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.evaluation import EvaluationError, Settings, engine, evaluate, items
+from areal_gsm8k.evaluation import EvaluationError, Settings, engines, evaluate, items
 from areal_gsm8k.evaluation.engine import Request
 from areal_gsm8k.evaluation.model import find
 from areal_gsm8k.evaluation.transformers_engine import TransformersEngine
@@ -129,10 +129,10 @@ def test_auto_on_this_machine(monkeypatch):
     expected = {"cpu": "embedded", "mps": "hf", "cuda": "hf"}
     for device, kind in expected.items():
         monkeypatch.setattr("areal_gsm8k.sft.loop.pick_device", lambda _, device=device: device)
-        monkeypatch.setattr(engine, "find_spec", lambda _: None)
-        assert engine.choose(Settings()) == kind
-    monkeypatch.setattr(engine, "find_spec", lambda name: name == "sglang")
-    assert engine.choose(Settings()) == "sglang"
-    assert engine.choose(Settings(engine="vllm")) == "vllm"
+        monkeypatch.setattr(engines, "find_spec", lambda _: None)
+        assert engines.choose(Settings()) == kind
+    monkeypatch.setattr(engines, "find_spec", lambda name: name == "sglang")
+    assert engines.choose(Settings()) == "sglang"
+    assert engines.choose(Settings(engine="vllm")) == "vllm"
     with pytest.raises(EvaluationError, match="engine vllm is not installed"):
-        engine.check_installed("vllm", Settings(engine="vllm"))
+        engines.check_installed("vllm", Settings(engine="vllm"))

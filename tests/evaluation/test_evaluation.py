@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from areal_gsm8k.data import problems
-from areal_gsm8k.evaluation import Card, EvaluationError, Settings, engine, evaluate, items
+from areal_gsm8k.evaluation import Card, EvaluationError, Settings, engines, evaluate, items
 from areal_gsm8k.evaluation.engine import Answer
 from areal_gsm8k.evaluation.model import find
 from areal_gsm8k.runs.files import read_lines
@@ -44,7 +44,7 @@ def parrot(monkeypatch):
     def opened(*_):
         yield parrot
 
-    monkeypatch.setattr(engine, "opened", opened)
+    monkeypatch.setattr(engines, "opened", opened)
     return parrot
 
 
@@ -91,9 +91,9 @@ def test_a_reference_without_a_number_is_an_error_not_a_wrong_answer(untrained_m
 
 
 def test_a_grader_that_breaks_is_an_error(untrained_model, tmp_path, parrot, monkeypatch):
-    import math_parser
+    from areal_gsm8k.grading import parser
 
-    monkeypatch.setattr(math_parser, "grade", lambda *_: 1 / 0)
+    monkeypatch.setattr(parser, "grade", lambda *_: 1 / 0)
     card = evaluate(untrained_model, ROWS, SETTINGS, tmp_path)
     assert card.error_reasons == {"ZeroDivisionError: division by zero": 6}
 

@@ -4,7 +4,6 @@ are right: tests/grading/conformance.
 python -m pytest tests/grading/test_math_parser.py
 """
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,16 +88,18 @@ def test_an_unknown_answer_format_is_named():
         grade("42", "42", "latex")
 
 
-def test_plain_answers_need_this_file_alone_and_others_are_an_error_without_the_rest(tmp_path):
-    shutil.copy(math_parser.__file__, tmp_path)
-    code = (
-        "from math_parser import grade\n"
-        "assert grade('#### $1,080.50', '1080.5').lenient and grade('It is 3/4.', '0.75').lenient\n"
-        "verdict = grade('The answer is 42 apples.', '42')\n"
-        "assert (verdict.lenient, verdict.error) == (False, 'not decided without areal_gsm8k'), verdict\n"
-    )
-    code = f"import sys; sys.path.insert(0, '.')\n{code}"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=tmp_path)
+def test_what_cannot_be_decided_is_an_error_and_never_wrong():
+    """Without sympy a root has no value; everything else needs the standard library alone."""
+    code = r"""
+import sys
+sys.modules["sympy"] = None
+from math_parser import grade
+assert grade("#### $1,080.50", "1080.5").lenient and grade("The answer is 42 apples.", "42").lenient
+verdict = grade(r"\boxed{\sqrt{12}}", "4")
+assert (verdict.lenient, verdict.error) == (False, "not decided without sympy"), verdict
+assert not {"numpy", "torch", "yaml"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(math_parser.__file__).parent)
     assert done.returncode == 0
 
 

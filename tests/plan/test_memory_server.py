@@ -11,7 +11,7 @@ from areal_gsm8k.plan.memory.trainer import BYTES
 from areal_gsm8k.serve import kv_slab, prompt_cache
 from areal_gsm8k.serve.engine import Engine
 from areal_gsm8k.serve.kv_slab import Slab
-from areal_gsm8k.serve.sampling import SamplingParams
+from areal_gsm8k.serve.params import SamplingParams
 from benchmarks.memory import on_cpu, shaped
 
 WITHIN = 0.1

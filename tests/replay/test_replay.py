@@ -16,7 +16,7 @@ from areal_gsm8k.runs import checkpoints, recovery, samples
 from areal_gsm8k.runs.files import to_lines, write_atomically
 from areal_gsm8k.runs.records import sampling_seed
 from areal_gsm8k.serve.engine import Engine
-from areal_gsm8k.serve.sampling import SamplingParams
+from areal_gsm8k.serve.params import SamplingParams
 
 QUESTIONS = ("2 + 3?", "Ana has 4 boxes of 6 eggs and loses 5. How many eggs does Ana have?")
 

@@ -17,7 +17,8 @@ def test_this_machine_is_described(tmp_path):
     assert found == json.loads(json.dumps(environment.describe()))
 
 
-def test_what_cannot_be_found_out_is_null(monkeypatch):
+def test_what_cannot_be_found_out_is_null(monkeypatch, nvidia_smi):
+    nvidia_smi(status=9)
     monkeypatch.setattr(environment, "_answer", lambda *command: None)
     monkeypatch.setattr(environment, "PACKAGES", ("no-such-package",))
     found = environment.describe()
@@ -34,10 +35,6 @@ def test_the_commit_is_the_projects_own(tmp_path, monkeypatch, inside, commit, c
     assert (found["git_commit"], found["git_changed"]) == (commit, changed)
 
 
-def test_gpus_are_named(monkeypatch):
-    monkeypatch.setattr(
-        environment,
-        "_answer",
-        lambda *command: "NVIDIA H100, 81559 MiB\nNVIDIA H100, 81559 MiB" * ("nvidia" in command[0]),
-    )
+def test_gpus_are_named(nvidia_smi):
+    nvidia_smi({}, {})
     assert environment.describe()["gpus"] == ["NVIDIA H100, 81559 MiB"] * 2

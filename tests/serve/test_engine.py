@@ -10,7 +10,7 @@ from hf_reference import Reference, save_model
 from areal_gsm8k.serve.engine import Engine
 from areal_gsm8k.serve.kv_slab import Slab
 from areal_gsm8k.serve.model import ModelError
-from areal_gsm8k.serve.sampling import SamplingParams
+from areal_gsm8k.serve.params import SamplingParams
 from areal_gsm8k.serve.weights import WeightsError
 
 COMMON = {"vocab_size": 150, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "initializer_range": 0.3}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from areal_gsm8k.serve.sampling import SamplingParams, inverse_cdf, sample, uniforms
+from areal_gsm8k.serve.params import SamplingParams
+from areal_gsm8k.serve.sampling import inverse_cdf, sample, uniforms
 
 
 def row(seed: int = 0, length: int = 5, output_ids=(), stop_ids=(), **params) -> SimpleNamespace:

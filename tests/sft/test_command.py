@@ -9,6 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from areal_gsm8k.paths import PROJECT
+
 
 @pytest.fixture(params=["train_local_simple", "train_hf_trainer"])
 def script(request, monkeypatch):
@@ -81,7 +83,7 @@ def test_the_scripts_name_what_is_wrong(script, tmp_path, monkeypatch):
 
 def test_neither_areal_nor_sglang_is_imported_and_torch_only_when_used():
     code = (
-        "import sys; sys.modules['fcntl'] = None; import train_local_simple, train_hf_trainer, areal_gsm8k.tiny; "
+        "import sys; sys.modules['fcntl'] = None; import train_local_simple, train_hf_trainer, areal_gsm8k.sft.tiny; "
         "print({'areal', 'sglang', 'torch'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -8,7 +8,9 @@ their peaks add up; only in AReaL's colocation, where they take turns, the large
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from areal_gsm8k.config import devices
 from areal_gsm8k.config.schema import ConfigError
+from areal_gsm8k.machine.cards import GPU
 from areal_gsm8k.plan.memory import run_values
 from areal_gsm8k.plan.memory.model_shape import ModelShape, from_config
 from areal_gsm8k.plan.memory.server import GIB, MIB, Server
@@ -22,18 +24,6 @@ COME_AND_GO = ("gathered", "activations", "logits", "working")
 # Python with its libraries on a machine without a GPU: resident set after the imports, seen on Linux.
 LIBRARIES = {"trainer": 700 * MIB, "server": 400 * MIB}
 RESERVE = 4 * GIB  # of RAM, for the system and for the processes themselves where GPUs do the work: assumed
-
-
-@dataclass(frozen=True)
-class GPU:
-    """One card. `used` is what other programs hold of it."""
-
-    gib: float
-    used: float = 0.0
-
-    @property
-    def bytes(self) -> int:
-        return int(self.gib * GIB)
 
 
 @dataclass
@@ -163,7 +153,7 @@ def plan_for(values: Mapping, model_config: Mapping, gpus: list[GPU], memory: in
 def _moved_to_ram(values: Mapping, trainer: Trainer) -> int:
     """One trainer's bytes; in turns all it keeps between steps is there while the server works."""
     kept = sum(trainer.resident.values()) + trainer.gradients
-    return trainer.host + kept * run_values.takes_turns(values)
+    return trainer.host + kept * devices.takes_turns(values)
 
 
 def of_all_machines(gpus: list[GPU], values: Mapping) -> list[GPU]:
@@ -181,7 +171,7 @@ def of_all_machines(gpus: list[GPU], values: Mapping) -> list[GPU]:
 def _on_gpus(values: Mapping, gpus: list[GPU], trainer: Trainer, server: Server, trainers: int, servers: int):
     cards = [Card(f"GPU {i}", gpu.bytes, [], int(gpu.used * GIB)) for i, gpu in enumerate(gpus)]
     several = {"trainer": trainers > 1, "server": server.tensor * server.pipeline > 1}
-    in_turns = run_values.takes_turns(values)
+    in_turns = devices.takes_turns(values)
     for i in range(trainers):
         process = _trainer_process(trainer, f"trainer {i}", True, several["trainer"])
         cards[(servers + i) % len(cards)].processes.append(process)

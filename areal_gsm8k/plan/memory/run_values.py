@@ -46,13 +46,6 @@ def longest(values: Mapping) -> int:
     return PROMPT + get(values, "gconfig.max_new_tokens")
 
 
-def takes_turns(values: Mapping) -> bool:
-    """AReaL's colocation: who works has the GPU, the other has given its memory back (training/colocation.py)."""
-    pairs = (("rollout", "actor"), ("actor", "rollout"))
-    strategies = [(get(values, f"{side}.scheduling_strategy") or {}, target) for side, target in pairs]
-    return any(s.get("type") == "colocation" and s.get("target") == target for s, target in strategies)
-
-
 def check_heads(values: Mapping, shape: ModelShape) -> None:
     """Raise ShapeError when a tensor-parallel size does not divide the model's attention heads.
 
