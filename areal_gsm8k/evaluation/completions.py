@@ -38,7 +38,7 @@ class Completions:
 
     def append(self, rows: list[dict], seconds: float) -> None:
         """Add completions that came `seconds` after the start of generating, earlier sessions included."""
-        self.seconds = round(seconds, 3)
+        self.seconds = round(seconds, 6)
         rows = [row | {"seconds": self.seconds} for row in rows]
         append_lines(self.file, rows, sync=False)
         self.tokens += sum(row["completion_tokens"] for row in rows)
