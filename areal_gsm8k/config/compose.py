@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from areal_gsm8k.config import allocation, checks, recipes, tracking
 from areal_gsm8k.config.allocation import Allocation
 from areal_gsm8k.config.schema import ConfigError, check_keys
+from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.paths import BASE, PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.settings import Settings
@@ -43,10 +44,7 @@ class Plan:
 
     def get(self, key: str):
         """The value at a dotted key; None when it is not set."""
-        value = self.values
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+        return lookup(self.values, key)
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.values), sort_keys=True)

@@ -8,6 +8,7 @@ from typing import Any
 from areal_gsm8k.config import compose
 from areal_gsm8k.config.schema import ConfigError
 from areal_gsm8k.data import hub
+from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.paths import CPU_OVERLAY
 
 BY_AREAL = ("sglang", "vllm")  # servers that need an NVIDIA GPU
@@ -28,10 +29,7 @@ class Wanted:
 
     def get(self, key: str) -> Any:
         """The value at a dotted key; None when it is not set."""
-        value = self.values
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+        return lookup(self.values, key)
 
     @property
     def backend(self) -> str:

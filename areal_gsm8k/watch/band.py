@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from areal_gsm8k.dotted_keys import leaves, lookup
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
-from areal_gsm8k.watch.trend import WINDOW, Course, lookup
+from areal_gsm8k.watch.trend import WINDOW, Course
 
 EVERY = 5  # steps between two entries
 MARGIN = 2.0  # standard errors
@@ -135,7 +136,9 @@ def read_config(run: Run) -> dict:
 
 def recipe(config: dict) -> dict[str, Any]:
     """What of a configuration a band depends on, as {dotted key: value}; what is not set is left out."""
-    found = {key: value for name in RECIPE for key, value in _leaves(lookup(config, name), name) if value is not None}
+    found = {
+        key: value for name in RECIPE for key, value in leaves(lookup(config, name), name).items() if value is not None
+    }
     if abs(found.get("actor.kl_ctl", 0.0)) < NO_KL:
         found["actor.kl_ctl"] = 0.0
     for name in NAMES:
@@ -147,12 +150,6 @@ def recipe(config: dict) -> dict[str, Any]:
 def _differences(then: dict, found: dict) -> dict[str, tuple[Any, Any]]:
     keys = sorted(then.keys() | found.keys())
     return {key: (then.get(key), found.get(key)) for key in keys if then.get(key) != found.get(key)}
-
-
-def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(key, value)]
-    return [leaf for name, inner in value.items() for leaf in _leaves(inner, f"{key}.{name}")]
 
 
 def record(runs: list[Run], hardware: str) -> Band:

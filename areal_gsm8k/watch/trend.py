@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.settings import RewardSettings
 
 WINDOW = 20  # steps averaged into one smoothed value
@@ -79,13 +80,6 @@ def slope(values: Sequence[float], deviation: float) -> Slope:
         return Slope(0.0, math.inf, n)
     value = math.fsum((x - centre) * y for x, y in enumerate(values)) / spread
     return Slope(value, deviation / math.sqrt(spread), n)
-
-
-def lookup(config: Any, key: str) -> Any:
-    """The value at a dotted key of nested dicts, as read from a YAML file; None where it is missing."""
-    for name in key.split("."):
-        config = config.get(name) if isinstance(config, dict) else None
-    return config
 
 
 class Course:

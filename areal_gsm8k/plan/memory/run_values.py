@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from areal_gsm8k.config import allocation
 from areal_gsm8k.config.allocation import Allocation
+from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.plan.memory.model_shape import ModelShape, ShapeError
 from areal_gsm8k.plan.memory.server import Server
 from areal_gsm8k.plan.memory.trainer import BYTES, Trainer
@@ -31,9 +32,7 @@ SHARES = {"sglang": "sglang.mem_fraction_static", "vllm": "vllm.gpu_memory_utili
 
 def get(values: Mapping, key: str):
     """The value at a dotted key, or AReaL's default, or None."""
-    value = values
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
+    value = lookup(values, key)
     return DEFAULTS.get(key) if value is None else value
 
 

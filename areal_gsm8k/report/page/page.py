@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from areal_gsm8k.dotted_keys import leaves
 from areal_gsm8k.report import comparison, comparison_table, graded
 from areal_gsm8k.report.flips import Flips, flips
 from areal_gsm8k.report.gain_split import by_step
@@ -129,7 +130,7 @@ def _named(run: Facts, model: graded.Graded) -> graded.Graded:
 
 def _differing(configs: list[dict]) -> list[tuple[str, list[str]]]:
     """Configuration keys that are not the same in all runs, with each run's value; names and places left out."""
-    flat = [_flat(config) for config in configs]
+    flat = [leaves(config) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
     rows = [(key, [str(config.get(key, "not set")) for config in flat]) for key in keys]
     return [
@@ -137,13 +138,6 @@ def _differing(configs: list[dict]) -> list[tuple[str, list[str]]]:
         for key, values in rows
         if len(set(values)) > 1 and key.rsplit(".", 1)[-1] not in PLACES
     ]
-
-
-def _flat(config: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _template():

@@ -6,11 +6,12 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.report import summary
 from areal_gsm8k.report.page.chart_list import AT_TIMES, PHASES
 from areal_gsm8k.runs.files import read_lines
@@ -176,7 +177,7 @@ def _before_after(run: Run) -> list[tuple[str, str, str, str]]:
 
 def _details(run: Run, rows: list[dict], config: dict, launches: list[dict]) -> list[tuple[str, str]]:
     """Label and text of whatever is known."""
-    get = lambda key: _get(config, key)  # noqa: E731
+    get = partial(lookup, config)
     train, valid = get("train_dataset.path"), get("valid_dataset.path")
     found = {
         "model": get("actor.path"),
@@ -226,13 +227,6 @@ def _preflight(run: Run) -> str:
 
 def _rows_of(rows: int | None) -> str:
     return f", {rows:,} rows" if rows else ""
-
-
-def _get(config: dict, key: str) -> Any:
-    """The value at a dotted key, None where there is none."""
-    for name in key.split("."):
-        config = config.get(name) if isinstance(config, dict) else None
-    return config
 
 
 def _date(seconds: float) -> str:
