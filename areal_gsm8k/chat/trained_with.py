@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from areal_gsm8k.evaluation.model import Model
+from areal_gsm8k.runs import samples
+from areal_gsm8k.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,14 @@ def asked_in_training(model: Model) -> Asked | None:
     """From the config.yaml of a GRPO run or the settings.json of an SFT run around the folder; None without either."""
     for run in list(model.folder.absolute().parents)[:2]:  # run/checkpoints/best and run/model
         if (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file():
-            return _by_grpo(run / "config.yaml")
+            return _by_grpo(Run(run))
         if (run / "settings.json").is_file() and (run / "train_log.jsonl").is_file():
             return Asked(json.loads((run / "settings.json").read_text(encoding="utf-8"))["format"])
     return None
 
 
-def _by_grpo(file: Path) -> Asked:
-    import yaml
-
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+def _by_grpo(run: Run) -> Asked:
+    config = samples.configuration(run)
     return Asked(
         config["answer_format"],
         config["system_prompt"],

@@ -20,14 +20,14 @@ def band(
     import os
     import platform
 
-    from areal_gsm8k.runs.run import Run
+    from areal_gsm8k.runs.run import Run, RunError
     from areal_gsm8k.watch import band
 
     hardware = hardware or f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     try:
         recorded = band.record([Run(folder) for folder in runs], hardware)
         recorded.write(out)
-    except (band.BandError, OSError) as error:
+    except (band.BandError, RunError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     seeds = ", ".join(str(seed) for seed in recorded.facts["seeds"])

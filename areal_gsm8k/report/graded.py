@@ -12,6 +12,7 @@ from pathlib import Path
 
 from areal_gsm8k.data.prompts import prompt_hash
 from areal_gsm8k.report.gain_split import by_step
+from areal_gsm8k.runs import samples
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run
 
@@ -71,9 +72,10 @@ def _evaluation(folder: Path, name: str) -> Graded:
 
 def _run(run: Run, name: str) -> list[Graded]:
     """Start and end of a GRPO run; the start alone when there is nothing else yet."""
-    import yaml
-
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    try:
+        config = samples.configuration(run)
+    except samples.SamplesError as error:
+        raise GradedError(str(error)) from None
     decoding, summary = config["eval_gconfig"], run.read_summary() or {}
     conditions = {
         "split": config["valid_dataset"].get("split"),

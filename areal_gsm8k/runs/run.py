@@ -124,8 +124,19 @@ class Run:
     def read_metrics(self) -> list[dict]:
         return read_lines(self.metrics)[0]
 
+    def read_config(self) -> dict:
+        """The resolved configuration as nested plain values; {} before it is written. Raises RunError."""
+        import yaml
+
+        try:
+            return yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{self.config}: cannot be read ({error}); mend or remove it.") from None
+
     def read_summary(self) -> dict | None:
-        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+        return _read_json(self.summary)
 
     def add_launch(self, command: str, step: int, steps: int) -> None:
         """Note a start (`step` 0) or resume after `step` of `steps`; `spent` sums earlier launches' seconds."""
@@ -144,10 +155,10 @@ class Run:
         return status.get("phase") in IN_A_STEP and status.get("step", 0) > 0
 
     def read_preflight(self) -> dict | None:
-        return json.loads(self.preflight.read_text()) if self.preflight.exists() else None
+        return _read_json(self.preflight)
 
     def read_environment(self) -> dict | None:
-        return json.loads(self.environment.read_text()) if self.environment.exists() else None
+        return _read_json(self.environment)
 
     def set_served_weights(self, model: Path | str) -> None:
         """Name the model, a folder or a hub name, that a rollout server has to be started with from now on."""
@@ -163,7 +174,20 @@ class Run:
 
     def status(self) -> dict:
         """The last status written, {} before the first."""
-        try:
-            return json.loads(self.status_file.read_text())
-        except FileNotFoundError:
-            return {}
+        return _read_json(self.status_file) or {}
+
+
+def nearby(folder: Path) -> list[Path]:
+    """The runs that may have been meant by a folder without one: those in it, else those beside it; newest first."""
+    for place in (folder, folder.parent):
+        if found := [file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in place.glob(pattern)]:
+            return sorted(found, key=lambda run: run.stat().st_mtime, reverse=True)
+    return []
+
+
+def _read_json(file: Path) -> dict | None:
+    """None where there is no file."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None

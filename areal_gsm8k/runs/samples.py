@@ -11,7 +11,7 @@ from pathlib import Path
 
 from areal_gsm8k.data.prompts import sampled_ids
 from areal_gsm8k.runs.files import read_lines
-from areal_gsm8k.runs.run import Run
+from areal_gsm8k.runs.run import Run, RunError, nearby
 
 CONSUMED = {  # what every sample of a step holds, among other things
     "id": int, "group": str, "question": str, "reference": str, "completion": str, "prompt_tokens": int,
@@ -29,8 +29,7 @@ def open_run(folder: Path | str) -> Run:
     run = Run(folder)
     if run.config.is_file():
         return run
-    nearby = sorted(run.root.glob("*/config.yaml")) or sorted(run.root.parent.glob("*/config.yaml"))
-    names = ", ".join(str(file.parent) for file in nearby[-5:])
+    names = ", ".join(map(str, nearby(run.root)[:5]))
     raise SamplesError(
         f"{folder}: no run there (no config.yaml)." + (f" Runs nearby: {names}." if names else " Give a run's folder.")
     )
@@ -38,12 +37,10 @@ def open_run(folder: Path | str) -> Run:
 
 def configuration(run: Run) -> dict:
     """The run's resolved config.yaml as nested plain values. Raises SamplesError."""
-    import yaml
-
     try:
-        values = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SamplesError(f"{run.config}: cannot be read ({error})") from None
+        values = run.read_config()
+    except RunError as error:
+        raise SamplesError(str(error)) from None
     if not isinstance(values, dict) or not {"actor", "gconfig", "reward", "answer_format"} <= values.keys():
         raise SamplesError(f"{run.config}: not the configuration of a GRPO run")
     return values

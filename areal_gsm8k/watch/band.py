@@ -23,8 +23,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import yaml
-
 from areal_gsm8k.dotted_keys import leaves, lookup
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import write_atomically
@@ -124,14 +122,9 @@ def configured(config: dict) -> Band | None:
 
 def band_of(run: Run) -> Band | None:
     """The band to hold a run against: the one it names, if it was recorded with the run's recipe. Raises BandError."""
-    config = read_config(run)
+    config = run.read_config()
     band = configured(config)
     return None if band is None or band.differences(config) else band
-
-
-def read_config(run: Run) -> dict:
-    """A run's config.yaml as nested dicts; empty before it is written."""
-    return yaml.safe_load(run.config.read_text(encoding="utf-8")) if run.config.exists() else {}
 
 
 def recipe(config: dict) -> dict[str, Any]:
@@ -156,7 +149,7 @@ def record(runs: list[Run], hardware: str) -> Band:
     """The band of finished runs of one recipe, at least two. Raises BandError naming the run that does not fit."""
     if len(runs) < 2:
         raise BandError(f"a band needs at least 2 runs, found {len(runs)}; five seeds make one worth shipping.")
-    configs = [read_config(run) for run in runs]
+    configs = [run.read_config() for run in runs]
     for run, config in zip(runs, configs, strict=True):
         if run.read_summary() is None:
             raise BandError(f"{run.root}: no finished run there (no summary.json).")

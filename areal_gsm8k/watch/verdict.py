@@ -50,7 +50,7 @@ def cause_line(cause: Cause) -> str:
 
 def of_run(run: Run) -> Verdict:
     """The verdict on a run directory as it is now."""
-    config = band.read_config(run)
+    config = run.read_config()
     course = Course(run.read_metrics(), config)
     try:
         expected = band.configured(config)

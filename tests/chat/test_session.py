@@ -330,7 +330,7 @@ def test_names_of_models(tmp_path, monkeypatch):
 def test_a_run_is_asked_as_it_was_trained(tmp_path):
     grpo, sft, bare = (folder(tmp_path / path) for path in ("grpo/checkpoints/best", "sft/model", "models/bare"))
     config = {"answer_format": "tags", "system_prompt": "Think.", "seed": 4, "eval_gconfig": {"max_new_tokens": 48},
-              "valid_dataset": {"path": "generated"}}  # fmt: skip
+              "valid_dataset": {"path": "generated"}, "actor": {}, "gconfig": {}, "reward": {}}  # fmt: skip
     (tmp_path / "grpo" / "config.yaml").write_text(json.dumps(config))  # YAML holds JSON
     (tmp_path / "grpo" / "metrics.jsonl").touch()
     (tmp_path / "sft" / "settings.json").write_text('{"format": "hash"}')

@@ -50,6 +50,7 @@ def run(tmp_path):
     """A GRPO run as it lies on disk."""
     folder = tmp_path / "runs" / "grpo"
     config = "answer_format: hash\nvalid_dataset: {split: dev}\nactor: {path: tiny}\n"
+    config += "gconfig: {n_samples: 8}\nreward: {accuracy: 1.0}\n"
     config += "eval_gconfig: {n_samples: 1, greedy: true, temperature: 1.0, max_new_tokens: 48}\n"
     write_atomically(folder / "config.yaml", config)
     for step, verdicts in ((0, BASE), (2, "SSLL......"), (3, TRAINED)):

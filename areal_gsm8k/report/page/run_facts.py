@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.report import summary
 from areal_gsm8k.report.page.chart_list import AT_TIMES, PHASES
 from areal_gsm8k.runs.files import read_lines
-from areal_gsm8k.runs.run import Run, RunError
+from areal_gsm8k.runs.run import Run, RunError, nearby
 from areal_gsm8k.statistics import wilson_interval
 from areal_gsm8k.watch import band, preflight, verdict
 
@@ -60,13 +58,12 @@ def read(folder: Path, name: str) -> Facts:
     """Everything the report says of a run besides its samples. Raises RunError for a folder that holds none."""
     run = Run(folder)
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder. {_runs_in(folder.parent)}")
+        raise RunError(f"{folder}: no such folder. {_such_as(folder)}")
     if not run.config.is_file() and not run.metrics.is_file():
-        raise RunError(f"{folder}: holds no run, neither config.yaml nor metrics.jsonl. {_runs_in(folder)}")
+        raise RunError(f"{folder}: holds no run, neither config.yaml nor metrics.jsonl. {_such_as(folder)}")
     try:
         rows = merged(run.read_metrics())
-        text = run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
-        config = yaml.safe_load(text) or {}
+        config, text = run.read_config(), run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
         launches = run.read_launches()
         return Facts(
             run=run,
@@ -82,7 +79,7 @@ def read(folder: Path, name: str) -> Facts:
             commands=[masked(launch["command"]) for launch in launches],
             environment=run.read_environment() or {},
         )
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise RunError(f"{folder}: a file of this run cannot be read ({error}); mend or remove it.") from None
 
 
@@ -107,11 +104,9 @@ def _band(run: Run) -> band.Band | None:
         return None
 
 
-def _runs_in(folder: Path) -> str:
-    """What to do, with the newest runs that lie in a folder."""
-    found = [config.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for config in folder.glob(pattern)]
-    newest = sorted(found, key=lambda run: run.stat().st_mtime, reverse=True)[:3]
-    examples = ", ".join(map(str, newest)) or "runs/tiny-grpo/20261121_101500"
+def _such_as(folder: Path) -> str:
+    """What to do, with the newest runs that may have been meant."""
+    examples = ", ".join(map(str, nearby(folder)[:3])) or "runs/tiny-grpo/20261121_101500"
     return f"Give the directory of a GRPO run, such as {examples}."
 
 
