@@ -12,7 +12,7 @@ the sampling error of the difference between correlated proportions, Psychometri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import comb, sqrt
 from typing import NamedTuple
 
@@ -33,6 +33,16 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The same from a share of n, as metrics.jsonl records it."""
+    return wilson_interval(round(share * n), n)
+
+
+def in_per_cent(low: float, high: float, sign: str = "") -> str:
+    """An interval of shares as we print all of them: "[45.0, 55.2]"; with sign "+" that of a difference."""
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
 def pass_at_k(n: int, right: int, k: int) -> float:
     """Unbiased estimate of the chance that one of k samples is right, `right` of n samples of the item being so.
 
@@ -50,6 +60,12 @@ def mean_at_k(right: Sequence[int], k: int) -> float:
     return sum(right) / (k * len(right))
 
 
+def gained_lost(before: Iterable[float], after: Iterable[float]) -> tuple[int, int]:
+    """How many items have a higher score after than before, and how many a lower one; of verdicts: right, wrong."""
+    pairs = list(zip(before, after, strict=True))
+    return sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
+
+
 class McNemar(NamedTuple):
     """gained: items the second got right and the first wrong; lost: the other way round; p_value: two-sided, exact."""
 
@@ -65,8 +81,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """
     from scipy.stats import binomtest
 
-    pairs = [(bool(a), bool(b)) for a, b in zip(first, second, strict=True)]
-    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    gained, lost = gained_lost(map(bool, first), map(bool, second))
     return McNemar(gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0)
 
 

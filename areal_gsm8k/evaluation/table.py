@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from areal_gsm8k.evaluation.card import Card
+from areal_gsm8k.statistics import in_per_cent
 
 
 def table(cards: list[Card]) -> Table:
@@ -52,6 +53,5 @@ def _with_interval(card: Card, name: str) -> str:
     """52.4%, and its bounds on the line below."""
     if name not in card.intervals:
         return "-"
-    low, high = card.intervals[name]
     value = card.pass_at_k[str(card.k)] if name.startswith("pass_at_") else getattr(card, name)
-    return f"{value:.1%}\n[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{value:.1%}\n{in_per_cent(*card.intervals[name])}"

@@ -25,6 +25,7 @@ from areal_gsm8k.replay import kept_models
 from areal_gsm8k.runs import samples
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.settings import RewardSettings
+from areal_gsm8k.statistics import gained_lost
 
 ZERO = 1e-6  # advantages nearer to 0 are those of equal rewards, rounded
 VERDICTS = ("lenient", "strict", "formatted")
@@ -155,15 +156,16 @@ def summarise(regraded: list[Regraded]) -> Change:
     for one in regraded:
         groups.setdefault(one.row["group"], []).append(one)
     whole = [group for group in groups.values() if all(one.reward is not None for one in group)]
-    signals = [(_differ(one.row["reward"] for one in group), _differ(one.reward for one in group)) for group in whole]
+    signal = [_differ(one.row["reward"] for one in group) for group in whole]
+    gained, lost = gained_lost(signal, [_differ(one.reward for one in group) for group in whole])
     return Change(
         samples=len(regraded),
         reward_before=_mean([one.row["reward"] for one in paid]),
         reward=_mean([one.reward for one in paid]),
         sign_changes=sum(_sign(one.advantage_before) != _sign(one.advantage) for group in whole for one in group),
         groups=len(groups),
-        gained=signals.count((False, True)),
-        lost=signals.count((True, False)),
+        gained=gained,
+        lost=lost,
         errors=len(regraded) - len(paid),
         otherwise=sum(one.judged_otherwise for one in regraded),
         disagreement=max((abs(one.row["advantage"] - one.advantage_before) for one in regraded), default=0.0),

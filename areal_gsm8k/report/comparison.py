@@ -13,7 +13,7 @@ from itertools import combinations
 
 from areal_gsm8k.report.gain_split import Rates, gain_split
 from areal_gsm8k.report.graded import CONDITIONS, Graded, GradedError
-from areal_gsm8k.statistics import bootstrap_mean, mcnemar, paired_difference, wilson_interval
+from areal_gsm8k.statistics import bootstrap_mean, gained_lost, mcnemar, paired_difference, wilson_interval
 
 ACCURACIES = {"accuracy_strict": "strict", "accuracy": "lenient"}
 
@@ -114,8 +114,7 @@ def _against(first: Graded, model: Graded, items: list[str], k: int, seed: int) 
         before, after = (_scores(one, items, verdict) for one in (first, model))
         difference, low, high = paired_difference(before, after, seed)
         found[name] = {"difference": difference, "low": low, "high": high}
-        gained = sum(b > a for a, b in zip(before, after, strict=True))
-        lost = sum(b < a for a, b in zip(before, after, strict=True))
+        gained, lost = gained_lost(before, after)
         found[name] |= {"gained": gained, "lost": lost, "p": mcnemar(before, after).p_value if k == 1 else None}
     rates = [Rates(*(_share(one, verdict) for verdict in Rates._fields)) for one in (first, model)]
     return found | {"gain_split": gain_split(*rates)._asdict()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from areal_gsm8k.statistics import in_per_cent
+
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -145,13 +147,13 @@ def cells(model: dict) -> list[list[str]]:
 
 
 def _share(figure: dict) -> list[str]:
-    return [f"{figure['value']:.1%}", f"[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"]
+    return [f"{figure['value']:.1%}", in_per_cent(figure["low"], figure["high"])]
 
 
 def _difference(figure: dict) -> list[str]:
     lines = [
         f"{100 * figure['difference']:+.1f}",
-        f"[{100 * figure['low']:+.1f}, {100 * figure['high']:+.1f}]",
+        in_per_cent(figure["low"], figure["high"], sign="+"),
         f"{figure['gained']} / {figure['lost']}",
     ]
     if figure["p"] is not None:

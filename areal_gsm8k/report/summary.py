@@ -8,7 +8,7 @@ from areal_gsm8k.grading.parser import GRADER_VERSION
 from areal_gsm8k.report.gain_split import Rates, gain_split
 from areal_gsm8k.runs.files import read_lines, write_atomically
 from areal_gsm8k.runs.run import Run
-from areal_gsm8k.statistics import wilson_interval
+from areal_gsm8k.statistics import gained_lost, in_per_cent, wilson_interval
 
 SPLIT = ("accuracy_strict", "accuracy", "format_rate")
 RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
@@ -31,8 +31,8 @@ def build(run: Run, facts: dict) -> dict:
             summary[f"{name}_{when}"] = _count(rows, field) / len(rows)
         summary[f"interval_{when}"] = wilson_interval(_count(rows, "lenient"), len(rows))
         summary[f"errors_{when}"] = _count(rows, "error")
-    summary["gained"] = sum(b > a for a, b in zip(_right(before), _right(after), strict=True))
-    summary["lost"] = sum(b < a for a, b in zip(_right(before), _right(after), strict=True))
+    right = ([bool(row.get("lenient")) for row in rows] for rows in (before, after))
+    summary["gained"], summary["lost"] = gained_lost(*right)
     rates = (Rates(*(summary[f"{name}_{when}"] for name in SPLIT)) for when in ("before", "after"))
     summary["gain_split"] = gain_split(*rates)._asdict()
     summary["server_restarts"] = len(read_lines(run.restarts)[0])
@@ -41,10 +41,6 @@ def build(run: Run, facts: dict) -> dict:
 
 def write(run: Run, summary: dict) -> None:
     write_atomically(run.summary, json.dumps(summary, indent=2) + "\n")
-
-
-def _right(rows: list[dict]) -> list[bool]:
-    return [bool(row.get("lenient")) for row in rows]
 
 
 def _count(rows: list[dict], field: str) -> int:
@@ -67,13 +63,8 @@ def table(summary: dict) -> Table:
         before, after = summary[f"{key}_before"], summary[f"{key}_after"]
         shown = [f"{before:.1%}", f"{after:.1%}"]
         if key == "accuracy":
-            shown = [
-                f"{shown[i]} {_interval(summary[f'interval_{when}'])}" for i, when in enumerate(("before", "after"))
-            ]
+            bounds = (summary[f"interval_{when}"] for when in ("before", "after"))
+            shown = [f"{rate} {in_per_cent(*pair)}" for rate, pair in zip(shown, bounds, strict=True)]
         view.add_row(label, *shown, f"{100 * (after - before):+.1f} points")
     view.add_row("questions gained / lost", "", f"{summary['gained']} / {summary['lost']}", "")
     return view
-
-
-def _interval(bounds: list[float] | tuple[float, float]) -> str:
-    return f"[{bounds[0]:.1%}, {bounds[1]:.1%}]"

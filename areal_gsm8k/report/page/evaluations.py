@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from areal_gsm8k.evaluation.card import Card
+from areal_gsm8k.statistics import in_per_cent
 
 LEVELS = 3
 PATTERNS = ("*/evaluation.json", "*/*/evaluation.json")
@@ -50,7 +51,7 @@ def rates(card: Card) -> list[tuple[str, str]]:
 
 def _interval(card: Card, name: str) -> str:
     bounds = card.intervals.get(name)
-    return f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
+    return f" {in_per_cent(*bounds)}" if bounds else ""
 
 
 def how(card: Card) -> list[tuple[str, str]]:

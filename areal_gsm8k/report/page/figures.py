@@ -16,8 +16,8 @@ from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, NumeralTick
 from bokeh.plotting import figure
 from bokeh.settings import settings
 
+from areal_gsm8k.report.curves import FEW, curves
 from areal_gsm8k.report.page.chart_list import Chart, Series
-from areal_gsm8k.statistics import wilson_interval
 from areal_gsm8k.watch.trend import smooth
 
 # After Okabe and Ito's colours for every kind of colour vision, of a lightness that is seen on white and on black.
@@ -25,7 +25,6 @@ COLOURS = ("#1a86c7", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#8e6bbf", "#8
 DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 FONT = "system-ui, sans-serif"
 POINTS = 3000  # of all curves in one chart; longer ones are drawn at every so many steps
-FEW = 30  # values that are marked with dots and not smoothed
 FAINT = 2  # runs whose recorded values are drawn under the smoothed ones; of more they would hide each other
 HOVER = {"share": "0.0%", "number": "%.4g", "small": "%.2e"}
 
@@ -127,17 +126,8 @@ def _table(chart: Chart, columns: list[Column], runs: list[Curves]) -> dict[str,
 
 
 def _curves_of(chart: Chart, key: str, rows: list[dict]) -> dict[str, list[float]]:
-    """The values of one metric in rows that all have it, and what is drawn with them, by the ending of its name."""
-    values = [float(row[key]) for row in rows]
-    if chart.stacked:
-        return {"": smooth(values)}
-    curves = {"": values}
-    if chart.smooth and len(values) > FEW:
-        curves["_mean"] = smooth(values)
-    if key == "dev/accuracy":
-        bounds = [wilson_interval(round(row[key] * row["dev/n"]), row["dev/n"]) for row in rows]
-        curves["_low"], curves["_high"] = map(list, zip(*bounds, strict=True))
-    return curves
+    """A metric's curves (report/curves.py); of what is stacked the smoothed one alone."""
+    return {"": smooth([row[key] for row in rows])} if chart.stacked else curves(key, rows, chart.smooth)
 
 
 def _empty(chart: Chart) -> figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from pathlib import Path
 
 from areal_gsm8k.dotted_keys import lookup
 from areal_gsm8k.report import summary
+from areal_gsm8k.report.curves import merged
 from areal_gsm8k.report.page.chart_list import AT_TIMES, PHASES
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run, RunError, nearby
-from areal_gsm8k.statistics import wilson_interval
+from areal_gsm8k.statistics import in_per_cent, share_interval
 from areal_gsm8k.watch import band, preflight, verdict
 
 RECENT = 10  # steps a mean is taken over
@@ -83,15 +83,6 @@ def read(folder: Path, name: str) -> Facts:
         raise RunError(f"{folder}: a file of this run cannot be read ({error}); mend or remove it.") from None
 
 
-def merged(rows: list[dict]) -> list[dict]:
-    """One object a step, of finite numbers; rows of the same step (an evaluation apart from it) together."""
-    steps: dict[int, dict] = {}
-    for row in rows:
-        known = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
-        steps.setdefault(row["step"], {}).update(known)
-    return [steps[step] for step in sorted(steps)]
-
-
 def masked(text: str) -> str:
     """Text with the values of keys that name a secret replaced."""
     return SECRET.sub(r"\1***", text)
@@ -137,12 +128,7 @@ def _interval(row: dict) -> str:
     n = row.get("dev/n")
     if not n:
         return "n not recorded"
-    return f"{_bounds(*wilson_interval(round(row['dev/accuracy'] * n), n))} of {n:,}"
-
-
-def _bounds(low: float, high: float) -> str:
-    """An interval in per cent."""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{in_per_cent(*share_interval(row['dev/accuracy'], n))} of {n:,}"
 
 
 def _phase(run: Run) -> str:
@@ -162,7 +148,7 @@ def _before_after(run: Run) -> list[tuple[str, str, str, str]]:
         shown = [f"{rate:.1%}" for rate in rates]
         if key == "accuracy":
             bounds = [found[f"interval_{when}"] for when in ("before", "after")]
-            shown = [f"{rate:.1%}\n{_bounds(*pair)}" for rate, pair in zip(rates, bounds, strict=True)]
+            shown = [f"{rate:.1%}\n{in_per_cent(*pair)}" for rate, pair in zip(rates, bounds, strict=True)]
         rows.append((label, *shown, f"{100 * (rates[1] - rates[0]):+.1f}"))
     split = found["gain_split"]
     made_of = f"arithmetic {100 * split['arithmetic']:+.1f}, format {100 * split['format']:+.1f}"
