@@ -83,11 +83,12 @@ def resolve(spec: str, answer_format: str | None, seconds: float) -> tuple[Calla
     from areal_gsm8k.grading.custom_reward import RewardProcesses
     from areal_gsm8k.grading.other_graders import CONVENTIONS
     from areal_gsm8k.grading.rewards import Reward, Sample
+    from areal_gsm8k.settings import RewardSettings
 
     if spec in CONVENTIONS:
         return lambda attack: float(CONVENTIONS[spec](attack.completion, GOLD)), None
     if "=" in spec:
-        composed = Reward(**{"accuracy": 0.0} | _weights(spec))
+        composed = Reward(RewardSettings(**{"accuracy": 0.0} | _weights(spec)))
 
         def weighed(attack) -> float:
             verdict = parser.grade(attack.completion, GOLD, answer_format)
@@ -106,7 +107,8 @@ def resolve(spec: str, answer_format: str | None, seconds: float) -> tuple[Calla
 
 
 def _weights(spec: str) -> dict[str, float]:
-    known = ("accuracy", "format", "ternary", "length", "overlong", "think")
+    from areal_gsm8k.grading.rewards import WEIGHTED
+
     weights = {}
     for item in spec.split(","):
         name, _, weight = (part.strip() for part in item.partition("="))
@@ -114,6 +116,6 @@ def _weights(spec: str) -> dict[str, float]:
             weights[name] = float(weight)
         except ValueError:
             raise ValueError(f"--reward {item}: {weight!r} is no number") from None
-        if name not in known:
-            raise ValueError(f"--reward {item}: no part {name!r}; there are {', '.join(known)}")
+        if name not in WEIGHTED:
+            raise ValueError(f"--reward {item}: no part {name!r}; there are {', '.join(WEIGHTED)}")
     return weights

@@ -9,11 +9,13 @@ reference that cannot be read, or the user's own function failing, is a RewardEr
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 from areal_gsm8k.grading.custom_reward import RewardError, RewardProcesses
 from areal_gsm8k.grading.parser import Verdict
+from areal_gsm8k.settings import RewardSettings
 
 _THOUGHT = re.compile(r"\s*<think>(.+?)</think>(.+)", re.S)
 
@@ -83,19 +85,37 @@ def think_tags(completion: str) -> float:
     return float(bool(once and found and found[1].strip() and found[2].strip()))
 
 
+class Part(NamedTuple):
+    """One part of the reward; the key of its name in RewardSettings is its weight, `custom` names a function."""
+
+    paid: Callable[["Reward", Sample], float]  # before its weight
+    ends: tuple[int, int] | None  # the lowest and the highest value; None: not known
+    keys: tuple[str, ...] = ()  # of RewardSettings, beside its own, that decide what it pays
+
+
+PARTS: dict[str, Part] = {  # the one table of them: ranges, options, charts and messages are made from it
+    "accuracy": Part(lambda reward, sample: accuracy(sample.verdict), (0, 1)),
+    "format": Part(lambda reward, sample: format_followed(sample.verdict), (0, 1)),
+    "ternary": Part(lambda reward, sample: ternary(sample.verdict, sample.truncated), (-1, 1)),
+    "length": Part(
+        lambda reward, sample: length(sample.tokens, reward.settings.length_target), (-1, 0), ("length_target",)
+    ),
+    "overlong": Part(
+        lambda reward, sample: overlong(sample.tokens, reward.max_new_tokens, reward.settings.overlong_buffer),
+        (-1, 0),
+        ("overlong_buffer",),
+    ),
+    "think": Part(lambda reward, sample: think_tags(sample.completion), (0, 1)),
+    "custom": Part(lambda reward, sample: reward.own(sample), None, ("custom_weight",)),
+}
+WEIGHTED = tuple(name for name, part in PARTS.items() if part.ends)  # all but the user's own function
+
+
 @dataclass(frozen=True)
 class Reward:
-    """Weights of the parts; a part of weight 0 is not computed. Safe in threads."""
+    """The parts by their weights; one of weight 0 is not computed. Safe in threads."""
 
-    accuracy: float = 1.0
-    format: float = 0.0
-    ternary: float = 0.0
-    length: float = 0.0
-    overlong: float = 0.0
-    think: float = 0.0
-    custom_weight: float = 1.0
-    length_target: int = 256  # tokens
-    overlong_buffer: int = 128  # tokens
+    settings: RewardSettings = field(default_factory=RewardSettings)
     max_new_tokens: int = 512  # the limit that `overlong` counts from
     processes: RewardProcesses | None = None  # runs the user's own function
 
@@ -106,51 +126,35 @@ class Reward:
         Raises ValueError naming the key for a weight or bound that cannot be meant, RewardError when the module or
         function of `reward.custom` cannot be loaded.
         """
-        given = {field.name: getattr(settings, field.name) for field in fields(cls) if hasattr(settings, field.name)}
-        reward = cls(**given, max_new_tokens=max_new_tokens)
-        if reward.length and reward.length_target <= 0:
-            raise ValueError(f"reward.length_target is {reward.length_target}; it must be a positive number of tokens")
-        if reward.overlong and not 0 < reward.overlong_buffer <= max_new_tokens:
+        names = [declared.name for declared in fields(RewardSettings) if hasattr(settings, declared.name)]
+        own = RewardSettings(**{name: getattr(settings, name) for name in names})
+        if own.length and own.length_target <= 0:
+            raise ValueError(f"reward.length_target is {own.length_target}; it must be a positive number of tokens")
+        if own.overlong and not 0 < own.overlong_buffer <= max_new_tokens:
             raise ValueError(
-                f"reward.overlong_buffer is {reward.overlong_buffer}; it must lie between 1 and "
+                f"reward.overlong_buffer is {own.overlong_buffer}; it must lie between 1 and "
                 f"gconfig.max_new_tokens, {max_new_tokens}"
             )
-        path = getattr(settings, "custom", None)
-        if not path:
-            return reward
-        processes = RewardProcesses(path, settings.custom_seconds, settings.custom_processes)
-        return replace(reward, processes=processes)
+        started = RewardProcesses(own.custom, own.custom_seconds, own.custom_processes) if own.custom else None
+        return cls(own, max_new_tokens, started)
 
     def parts(self, sample: Sample) -> dict[str, float]:
         """Every part in use, before its weight. Raises RewardError when one cannot be computed; it may wait for the
         user's function, so an event loop calls it in a thread."""
-        verdict = sample.verdict
-        if verdict.error:
-            raise RewardError(f"not gradable: {verdict.error}")
-        parts = {}
-        if self.accuracy:
-            parts["accuracy"] = accuracy(verdict)
-        if self.format:
-            parts["format"] = format_followed(verdict)
-        if self.ternary:
-            parts["ternary"] = ternary(verdict, sample.truncated)
-        if self.length:
-            parts["length"] = length(sample.tokens, self.length_target)
-        if self.overlong:
-            parts["overlong"] = overlong(sample.tokens, self.max_new_tokens, self.overlong_buffer)
-        if self.think:
-            parts["think"] = think_tags(sample.completion)
-        if self.processes:
-            parts["custom"] = self.processes.score(
-                sample.prompt, sample.completion, sample.prompt_ids, sample.completion_ids, sample.data or {}
-            )
-        return parts
+        if sample.verdict.error:
+            raise RewardError(f"not gradable: {sample.verdict.error}")
+        return {name: PARTS[name].paid(self, sample) for name in self.weights()}
+
+    def own(self, sample: Sample) -> float:
+        """What the user's own function returns. Raises RewardError."""
+        return self.processes.score(
+            sample.prompt, sample.completion, sample.prompt_ids, sample.completion_ids, sample.data or {}
+        )
 
     def weights(self) -> dict[str, float]:
-        """The weight of every part in use, by the names of `parts`."""
-        names = ("accuracy", "format", "ternary", "length", "overlong", "think")
-        weights = {name: getattr(self, name) for name in names if getattr(self, name)}
-        return weights | ({"custom": self.custom_weight} if self.processes else {})
+        """The weight of every part in use."""
+        weights = {name: weight for name in WEIGHTED if (weight := getattr(self.settings, name))}
+        return weights | ({"custom": self.settings.custom_weight} if self.processes else {})
 
     def total(self, parts: dict[str, float]) -> float:
         """The scalar reward: the parts times their weights, summed."""

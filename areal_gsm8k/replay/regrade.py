@@ -20,7 +20,7 @@ from areal_gsm8k.config.compose import read_overrides
 from areal_gsm8k.data import prompts
 from areal_gsm8k.grading.advantages import advantages
 from areal_gsm8k.grading.parser import Verdict, grade
-from areal_gsm8k.grading.rewards import Reward, Sample
+from areal_gsm8k.grading.rewards import PARTS, Reward, Sample
 from areal_gsm8k.replay import kept_models
 from areal_gsm8k.runs import samples
 from areal_gsm8k.runs.run import Run
@@ -29,8 +29,6 @@ from areal_gsm8k.statistics import gained_lost
 
 ZERO = 1e-6  # advantages nearer to 0 are those of equal rewards, rounded
 VERDICTS = ("lenient", "strict", "formatted")
-PARTS = ("accuracy", "format", "ternary", "length", "overlong", "think", "custom")
-BOUNDS = {"length": ("length_target",), "overlong": ("overlong_buffer",), "custom": ("custom_weight",)}
 
 
 class RegradeError(ValueError):
@@ -188,8 +186,7 @@ def total(changes: list[Change]) -> Change:
 
 def described(settings: RewardSettings) -> str:
     """A reward in one line: the parts in use with their weights, and what bounds them."""
-    names = [name for name in PARTS if getattr(settings, name)]
-    names = [key for name in names for key in (name, *BOUNDS.get(name, ()))]
+    names = [key for name, part in PARTS.items() if getattr(settings, name) for key in (name, *part.keys)]
     return ", ".join(f"{name}={getattr(settings, name)}" for name in names)
 
 

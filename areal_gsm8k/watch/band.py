@@ -24,6 +24,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from areal_gsm8k.dotted_keys import leaves, lookup
+from areal_gsm8k.grading.rewards import PARTS
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
@@ -34,9 +35,9 @@ MARGIN = 2.0  # standard errors
 # What decides how the reward moves; seed, hardware, row counts of evaluations and paths beside the last part do not.
 RECIPE = (
     "actor.path", "actor.dtype", "answer_format", "system_prompt", "train_dataset.path", "train_dataset.batch_size",
-    "train_dataset.shuffle", "data.train_rows", "total_train_epochs", "gconfig", "reward.accuracy", "reward.format",
-    "reward.ternary", "reward.length", "reward.length_target", "reward.overlong", "reward.overlong_buffer",
-    "reward.think", "reward.custom", "reward.custom_weight", "reward.shuffled", "rollout.max_head_offpolicyness",
+    "train_dataset.shuffle", "data.train_rows", "total_train_epochs", "gconfig",
+    *(f"reward.{key}" for name, part in PARTS.items() for key in (name, *part.keys)), "reward.shuffled",
+    "rollout.max_head_offpolicyness",
     "actor.optimizer", "actor.eps_clip", "actor.eps_clip_higher", "actor.c_clip", "actor.ppo_n_minibatches",
     "actor.reward_norm", "actor.adv_norm", "actor.reward_scaling", "actor.reward_bias", "actor.kl_ctl",
     "actor.recompute_logprob", "actor.use_decoupled_loss", "actor.rejection_sampling", "drop_groups_without_signal",

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from areal_gsm8k.dotted_keys import lookup
+from areal_gsm8k.grading.rewards import PARTS, WEIGHTED
 from areal_gsm8k.settings import RewardSettings
 
 WINDOW = 20  # steps averaged into one smoothed value
@@ -22,10 +23,6 @@ EARLIEST = 10  # steps before a reward is judged
 SURE = 2.5  # standard errors of a trend that is taken for one
 VERY_SURE = 4.0  # standard errors of a fall from the best of many values, the highest of which is high by luck
 FIRST = 5  # steps whose mean is called the start
-# Lowest and highest value of each part of the reward (grading/rewards.py); a user's own function is not known.
-RANGES = {
-    "accuracy": (0, 1), "format": (0, 1), "think": (0, 1), "ternary": (-1, 1), "length": (-1, 0), "overlong": (-1, 0),
-}  # fmt: skip
 
 
 class Level(NamedTuple):
@@ -156,7 +153,7 @@ class Course:
     def bounds(self) -> tuple[float, float]:
         """The lowest and highest mean reward there can be; with a function of the user's own, the ones seen."""
         weights = asdict(RewardSettings()) | self.get("reward", {})
-        ends = [sorted(weights[part] * end for end in ends) for part, ends in RANGES.items()]
+        ends = [sorted(weights[part] * end for end in PARTS[part].ends) for part in WEIGHTED]
         low, high = (math.fsum(end) for end in zip(*ends, strict=True))
         if weights["custom"]:
             low, high = min(low, *self.rewards), max(high, *self.rewards)

@@ -6,6 +6,7 @@ python -m pytest tests/grading/test_rewards.py
 import os
 import signal
 import threading
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from areal_gsm8k.grading import rewards
 from areal_gsm8k.grading.custom_reward import RewardError, RewardProcesses
 from areal_gsm8k.grading.rewards import Reward, Sample
+from areal_gsm8k.paths import PROJECT
+from areal_gsm8k.settings import RewardSettings
 from math_parser import grade
 
 RIGHT, WRONG, NONE = (grade(text, "18", "boxed") for text in (r"\boxed{18}", r"\boxed{19}", "no idea"))
@@ -77,6 +80,29 @@ def test_every_part_can_be_switched_on():
         "accuracy": 1, "format": 1, "ternary": 1, "length": 0, "overlong": 0, "think": 0
     }  # fmt: skip
     assert reward.weights() == weights
+
+
+def test_every_part_has_its_keys_and_its_place_in_the_documentation():
+    keys = {key for name, part in rewards.PARTS.items() for key in (name, *part.keys)}
+    own = {"shuffled", "custom_seconds", "custom_processes"}
+    assert keys | own == {field.name for field in fields(RewardSettings)} and not keys & own
+    table = (PROJECT / "docs" / "reward.md").read_text(encoding="utf-8")
+    assert [name for name in rewards.PARTS if f"| `{name}" not in table] == []
+
+
+@pytest.mark.parametrize("name", rewards.WEIGHTED)
+def test_no_part_leaves_its_range(name):
+    reward = Reward(RewardSettings(**{"accuracy": 0.0, name: 1.0}))
+    low, high = rewards.PARTS[name].ends
+    samples = [
+        Sample(text, verdict, tokens, truncated)
+        for text in ("text", "<think>a</think>b")
+        for verdict in (RIGHT, WRONG, NONE)
+        for tokens in (0, 256, 384, 512, 5000)
+        for truncated in (False, True)
+    ]
+    paid = {reward.parts(one)[name] for one in samples}
+    assert (min(paid), max(paid)) == (low, high)
 
 
 def test_a_bound_that_cannot_be_meant_names_its_key():

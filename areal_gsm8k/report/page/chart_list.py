@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from areal_gsm8k.grading.rewards import PARTS
+
 
 @dataclass(frozen=True)
 class Series:
@@ -46,10 +48,6 @@ AT_TIMES = (  # phases that most steps do not have
     Series("time/recovery", "recovery"),
     Series("time/eval", "evaluation"),
 )
-PARTS = tuple(
-    Series(f"reward/{part}", part)
-    for part in ("accuracy", "format", "ternary", "length", "overlong", "think", "custom")
-)
 CHARTS = (
     Chart(
         "reward",
@@ -87,7 +85,7 @@ CHARTS = (
     Chart(
         "parts",
         "Parts of the reward",
-        PARTS,
+        tuple(Series(f"reward/{part}", part) for part in PARTS),
         "Each part before its weight. Healthy: format rises first, accuracy after it; a part that rises while accuracy "
         "falls is being exploited.",
         absent="",

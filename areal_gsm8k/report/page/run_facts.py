@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from areal_gsm8k.dotted_keys import lookup
+from areal_gsm8k.grading.rewards import WEIGHTED
 from areal_gsm8k.report import summary
 from areal_gsm8k.report.curves import merged
 from areal_gsm8k.report.page.chart_list import AT_TIMES, PHASES
@@ -185,8 +186,7 @@ def _details(run: Run, rows: list[dict], config: dict, launches: list[dict]) -> 
 
 def _paid(reward: dict) -> list[tuple[str, float]]:
     """The parts of the reward that are paid, and the control that permutes it."""
-    parts = ("accuracy", "format", "ternary", "length", "overlong", "think")
-    paid = [(part, reward[part]) for part in parts if reward.get(part)]
+    paid = [(part, reward[part]) for part in WEIGHTED if reward.get(part)]
     paid += [(reward["custom"], reward.get("custom_weight", 1.0))] if reward.get("custom") else []
     return [*paid, ("shuffled, a control:", 1)] if reward.get("shuffled") else paid
 
