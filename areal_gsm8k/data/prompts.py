@@ -119,6 +119,15 @@ def stop_ids(tokenizer) -> list[int]:
     return sorted(ids)
 
 
+def configured_stop_ids(model) -> set[int]:
+    """The end-of-sequence ids that a model's own configurations name, for itself and for generating."""
+    found: set[int] = set()
+    for source in (model.config, model.generation_config):
+        ids = getattr(source, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    return found
+
+
 def prompt_hash(answer_format: str, system: str | None = None) -> str:
     """Twelve hex digits that change when the words around a question change; printed on evaluation cards."""
     form = json.dumps(messages("{question}", answer_format, system), sort_keys=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 
 from areal_gsm8k.children import Child
 from areal_gsm8k.evaluation.model import Model
+from areal_gsm8k.machine.network import free_port
 from areal_gsm8k.paths import IMPORTABLE
 from areal_gsm8k.serve.process import ServerProcess
 
@@ -46,9 +46,3 @@ def started(kind: str, model: Model, log: Path, max_running_requests: int) -> Se
         server.stop()
         raise
     return server
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import groupby, islice
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from areal_gsm8k.data.prompts import stop_ids
+from areal_gsm8k.data.prompts import configured_stop_ids, stop_ids
 from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
 from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.evaluation.settings import EvaluationError, Settings
@@ -34,24 +35,26 @@ from areal_gsm8k.sft.loop import pick_device
 RANDOM_STATE = threading.Lock()  # torch has one for all; models that sample in threads take turns
 
 
+def load(folder: Path):
+    """The folder's causal language model, float32 on a CPU, its own type on a GPU. Raises EvaluationError."""
+    logging.disable_progress_bar()
+    device = pick_device("auto")
+    dtype = torch.float32 if device == "cpu" else "auto"
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise EvaluationError(f"{folder}: cannot be loaded as a causal language model ({reason})") from None
+
+
 class TransformersEngine:
-    """A loaded model. float32 on the CPU, the model's own type on a GPU."""
+    """A loaded model and its tokenizer."""
 
     def __init__(self, model: Model, settings: Settings):
         """Raises EvaluationError when transformers cannot load it as a causal language model."""
-        logging.disable_progress_bar()
         self.tokenizer, self.settings = model.tokenizer, settings
-        device = pick_device("auto")
-        dtype = torch.float32 if device == "cpu" else "auto"
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(model.folder, dtype=dtype).to(device).eval()
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise EvaluationError(f"{model.folder}: cannot be loaded as a causal language model ({reason})") from None
-        self.stop_ids = set(stop_ids(self.tokenizer))
-        for configured in (self.model.config, self.model.generation_config):
-            ids = getattr(configured, "eos_token_id", None)
-            self.stop_ids |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        self.model = load(model.folder)
+        self.stop_ids = configured_stop_ids(self.model) | set(stop_ids(self.tokenizer))
         pad = self.tokenizer.pad_token_id
         self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)  # masked, and cut off behind a stop
         self.model.generation_config = GenerationConfig()  # else its own top_p or repetition_penalty would apply

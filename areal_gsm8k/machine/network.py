@@ -62,6 +62,13 @@ def loopback() -> str:
     return ""
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def free_ports() -> float:
     """The share of ports that are free, of some drawn from the range AReaL takes its own from."""
     drawn = random.sample(range(*PORTS), TRIED)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
 from transformers.utils import logging
 
 from areal_gsm8k.data import prompts
@@ -118,16 +117,11 @@ class Transformers:
     """Plain transformers, one token at a time, with the embedded server's sampler: for models the server cannot run."""
 
     def __init__(self, folder: Path):
-        from transformers import AutoModelForCausalLM
+        from areal_gsm8k.evaluation import transformers_engine
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.float32 if device == "cpu" else "auto"
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        self.model = transformers_engine.load(folder)
         self.tokenizer = load_tokenizer(str(folder))
-        self.stop_ids = set(self.tokenizer.eos_ids if self.tokenizer else ())
-        for configured in (self.model.config, self.model.generation_config):
-            ids = getattr(configured, "eos_token_id", None)
-            self.stop_ids |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        self.stop_ids = prompts.configured_stop_ids(self.model) | (self.tokenizer.eos_ids if self.tokenizer else set())
 
     def request(self, prompt_ids: list[int], params: SamplingParams) -> Request:
         stop_ids = frozenset() if params.ignore_eos else frozenset([*params.stop_token_ids, *self.stop_ids])
@@ -200,16 +194,12 @@ def load(engine: str, folder: Path) -> tuple[str, Regenerator]:
     """The engine's name and the loaded model. auto is embedded, and hf for a model that it cannot run."""
     logging.disable_progress_bar()
     try:
-        if engine == "hf":
-            return engine, Transformers(folder)
-        try:
+        if engine != "hf":
             return "embedded", Embedded(folder)
-        except ModelError:
-            if engine == "embedded":
-                raise
-            return "hf", Transformers(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ReplayError(f"cannot load a causal LM from {folder}: {' '.join(str(error).split())}") from None
+    except ModelError as error:
+        if engine == "embedded":
+            raise ReplayError(str(error)) from None
+    return "hf", Transformers(folder)
 
 
 def sampling(gconfig: dict, tokenizer, prompt_tokens: int, seed: int) -> SamplingParams:

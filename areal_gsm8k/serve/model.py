@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from areal_gsm8k.data.prompts import configured_stop_ids
 from areal_gsm8k.serve.kv_slab import Slab, SlabCache
 
 ATTENTION = "grouped_sdpa"
@@ -106,15 +107,8 @@ class LanguageModel:
         longest = getattr(config, "max_position_embeddings", None) or 1 << 30
         self.context_length = min(context_length or longest, longest)
         self.prefill_tokens = PREFILL_TOKENS[self.device.type]
-        self.eos_ids = self._eos_ids()
+        self.eos_ids = frozenset(configured_stop_ids(self.model))
         self._slab_template = self._probe(path)
-
-    def _eos_ids(self) -> frozenset[int]:
-        found: set[int] = set()
-        for source in (self.config, self.model.generation_config):
-            value = getattr(source, "eos_token_id", None)
-            found.update([value] if isinstance(value, int) else value or [])
-        return frozenset(found)
 
     def _probe(self, path: str) -> list[torch.Tensor]:
         """Keys and values of one token: their shapes lay out the slab, and the first slow call is out of the way."""

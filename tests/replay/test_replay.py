@@ -218,7 +218,8 @@ def test_what_cannot_be_replayed_says_why(run):
         again(run, 99)
     (run.checkpoints / "last" / "model.safetensors").write_bytes(b"broken")
     result = shown(run, "--sample", 16)
-    assert result.exit_code == 1 and f"cannot load a causal LM from {run.checkpoints / 'last'}" in result.output
+    assert result.exit_code == 1
+    assert f"{run.checkpoints / 'last'}: cannot be loaded as a causal language model" in result.output
     for options, message in (
         ((), "give --sample, to generate one again, or --reward"),
         (("--sample", 1, "--out", "x"), "--steps and --out go with --reward"),

@@ -7,10 +7,10 @@ nothing of sglang patched. Healthy after 35 s, or 100 s when Python has not comp
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 from areal_gsm8k.children import Child
+from areal_gsm8k.machine.network import free_port
 from areal_gsm8k.serve.process import ServerProcess
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ class SGLangServer(ServerProcess):
         """``options`` are sglang's own, such as context_length=1024. The model is still loading: see wait_healthy."""
         if not PYTHON.exists():
             raise FileNotFoundError(f"{PYTHON} is missing: `./run test --sglang` installs SGLang there")
-        self.host, self.port = "127.0.0.1", _free_port()
+        self.host, self.port = "127.0.0.1", free_port()
         fixed = {
             "model_path": model_path,
             "host": self.host,
@@ -56,9 +56,3 @@ class SGLangServer(ServerProcess):
 
     def wait_healthy(self, timeout: float = 0.0) -> None:
         super().wait_healthy(max(timeout, HEALTHY_SECONDS))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
