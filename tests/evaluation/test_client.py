@@ -1,66 +1,19 @@
 """The HTTP engines against a scripted server: what is sent, what is read, what is tried again."""
 
-import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from fake_server import serving
 
 from areal_gsm8k.data.prompts import stop_ids
 from areal_gsm8k.evaluation import EvaluationError, Settings, client, engines, evaluate, items
 from areal_gsm8k.evaluation.client import Client, dialect_of
 from areal_gsm8k.evaluation.engine import Answer, Request
-from areal_gsm8k.evaluation.model import Model, find
+from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.evaluation.server import ForeignServer, started
 
+pytestmark = pytest.mark.usefixtures("impatient")
 SETTINGS = Settings(temperature=0.7, max_new_tokens=8, engine="vllm", url="http://server")
-
-
-@contextmanager
-def serving(answers, sglang=False):
-    """A server whose POSTs get `answers` in turn, the last for ever: (status, JSON). Yields its URL and the bodies."""
-    bodies, left = [], list(answers)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/v1/models":
-                self.reply(200, {"data": [{"id": "the-model"}]})
-            else:
-                self.reply(200 if sglang and self.path == "/get_model_info" else 404, {})
-
-        def do_POST(self):
-            bodies.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            self.reply(*(left.pop(0) if len(left) > 1 else left[0]))
-
-        def reply(self, status, answer):
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", bodies
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def model(untrained_model):
-    return find(str(untrained_model))
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
 
 
 def ask(kind, url, model):

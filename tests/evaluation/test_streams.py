@@ -2,66 +2,19 @@
 
 import asyncio
 import itertools
-import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from fake_server import streaming
 
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.evaluation import Settings, client
+from areal_gsm8k.evaluation import Settings
 from areal_gsm8k.evaluation.client import Client
 from areal_gsm8k.evaluation.engine import Request
-from areal_gsm8k.evaluation.model import find
 from areal_gsm8k.evaluation.transformers_engine import TransformersEngine
 
+pytestmark = pytest.mark.usefixtures("impatient")
 DONE = "[DONE]"
 REQUEST = Request(0, 0, [5, 6, 7], 8, seed=3)
-
-
-@contextmanager
-def streaming(events, status=200):
-    """A server whose POSTs get these events. Yields its URL, the bodies, and an event set when a client goes away."""
-    bodies, left = [], threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"data": [{"id": "the-model"}]}')
-
-        def do_POST(self):
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
-            self.end_headers()
-            try:
-                for event in events:
-                    data = event if isinstance(event, str) else json.dumps(event)
-                    self.wfile.write(f": a comment\ndata: {data}\n\n".encode())
-            except ConnectionError:
-                left.set()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", bodies, left
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def model(untrained_model):
-    return find(str(untrained_model))
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
 
 
 def streamed(kind, url, model, check=lambda: None):
