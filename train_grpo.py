@@ -4,8 +4,21 @@
     python train_grpo.py --config configs/cpu.yaml total_train_steps=20
     python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path=Qwen/Qwen2.5-1.5B-Instruct
 
-All three compose the configuration and start the processes of a run (launch/train.py); `main` is what each
-trainer process among them does.
+All three compose the configuration and start the processes of a run (launch/train.py); `main` is what each trainer
+process among them does. One of its steps, GRPO as in the paper, with the functions and the shapes of
+areal_gsm8k/grading/algorithms.py, and behind each line the place that does it in a run:
+
+    behave_BT, rewards_PG = rollout(prompts_P)                     # areal_gsm8k.training.workflow.GSM8KWorkflow
+    prox_BT = logprobs(policy)                                     # areal.engine.FSDPPPOActor.compute_logp
+    advantages_B1 = normalise_by_group(rewards_PG).reshape(-1, 1)  # areal.utils.data.Normalization
+    weight_BT = staleness_weight(token_ratio(prox_BT, behave_BT))  # areal.utils.functional.ppo_actor_loss_fn
+    for minibatch in batch:                                        # areal.engine.FSDPPPOActor.ppo_update
+        theta_BT = logprobs(policy)                                # areal.engine.FSDPEngine.train_batch
+        ratio_BT = token_ratio(theta_BT, prox_BT)                  # areal.utils.functional.ppo_actor_loss_fn
+        surrogate_BT = clip(ratio_BT, advantages_B1, 0.2)          # areal.utils.functional.ppo_actor_loss_fn
+        loss = -sequence_mean(weight_BT * surrogate_BT, mask_BT)   # areal_gsm8k.training.actor.PackedActor.train_batch
+        loss.backward(), optimizer.step()                          # areal.engine.FSDPEngine.optimizer_step
+    rollout.load(policy)                                           # areal.engine.FSDPEngine.update_weights
 """
 
 import os

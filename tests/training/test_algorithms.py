@@ -1,19 +1,25 @@
-"""Every algorithm recipe against its paper: one update by AReaL, and the same loss in a few lines of plain PyTorch.
+"""Every algorithm recipe against its paper: one update by AReaL, and the loss of areal_gsm8k/grading/algorithms.py.
 
 Eight recorded completions of a tiny model are updated on; the gradients must agree, with the clip, the gate or the
-penalty in action, because the policy that sampled is not quite the one that is updated.
+penalty in action, because the policy that sampled is not quite the one that is updated. Samples are fresh, or stale:
+then the policy that sampled is not the one of the step's start either, and one completion has to be left out.
 """
 
+import pkgutil
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from torch.nn.utils.rnn import pad_sequence
 
 pytest.importorskip("areal", reason="areal is not installed")
 
 from areal_gsm8k.config import recipes  # noqa: E402
 from areal_gsm8k.config.compose import make_plan, write
-from areal_gsm8k.paths import CPU_OVERLAY  # noqa: E402
+from areal_gsm8k.grading import algorithms  # noqa: E402
+from areal_gsm8k.paths import BASE, CPU_OVERLAY, PROJECT  # noqa: E402
 
 G, PROMPT, LIMIT = 4, 5, 16  # completions a prompt; prompt tokens; most new tokens
 LENGTHS = (3, 16, 9, 12, 5, 14, 7, 10)  # tokens of the completions; the second is as long as can be
@@ -25,19 +31,28 @@ KL = 0.1  # large enough to be seen
 
 
 @pytest.fixture(scope="module")
-def recorded(untrained_model):
-    """The completions: ids; logprobs of the policy that sampled, near the model's own, and of a reference."""
+def model(untrained_model):
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(untrained_model, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(untrained_model, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def recorded(model):
+    """`fresh` and `stale` completions: ids; logprobs under the policies of the step's start, of the sampling and of
+    the reference, all near the model's own."""
     generator = torch.Generator().manual_seed(0)
     draw = lambda n: torch.randn(n, generator=generator)  # noqa: E731
     rows = [torch.randint(10, model.config.vocab_size, (PROMPT + n,), generator=generator) for n in LENGTHS]
     with torch.no_grad():
         own = [logprobs(model, row) for row in rows]
-    sampled = [own_T + 0.3 * draw(len(own_T)) for own_T in own]
+    prox = [own_T + 0.3 * draw(len(own_T)) for own_T in own]
     reference = [own_T + 0.5 * draw(len(own_T)) for own_T in own]
-    return SimpleNamespace(model=model, rows=rows, sampled=sampled, reference=reference)
+    behave = [prox_T + 0.3 * draw(len(prox_T)) for prox_T in prox]
+    behave[2] -= 2.5  # every token, and so the completion, is over five times likelier by now
+    behave[1][4] -= 2.5  # this token alone
+    fresh = SimpleNamespace(rows=rows, prox=prox, behave=prox, reference=reference)
+    return SimpleNamespace(fresh=fresh, stale=SimpleNamespace(**vars(fresh) | {"behave": behave}))
 
 
 def logprobs(model, row):
@@ -52,17 +67,17 @@ def groups(recorded, reference=False):
 
 
 def _group(recorded, part, reference):
-    pad = lambda rows: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # noqa: E731
+    pad = lambda rows: pad_sequence(rows, batch_first=True)  # noqa: E731
     rows = recorded.rows[part]
     behind_prompt = lambda values: pad([torch.cat([torch.zeros(PROMPT), one]) for one in values])  # noqa: E731
-    sampled_GT = behind_prompt(recorded.sampled[part])
+    behave_GT = behind_prompt(recorded.behave[part])
     group = {
         "input_ids": pad(rows).int(),
         "attention_mask": pad([torch.ones(len(row), dtype=torch.bool) for row in rows]),
         "loss_mask": pad([(torch.arange(len(row)) >= PROMPT).int() for row in rows]),
-        "logprobs": sampled_GT,
-        "prox_logp": sampled_GT.roll(-1, dims=-1),
-        "versions": torch.zeros_like(sampled_GT).int(),
+        "logprobs": behave_GT,
+        "prox_logp": behind_prompt(recorded.prox[part]).roll(-1, dims=-1),
+        "versions": torch.zeros_like(behave_GT).int(),
         "rewards": REWARDS[part.start // G].clone(),
         "sample_id": torch.arange(part.start, part.stop),
     }
@@ -74,14 +89,18 @@ def _group(recorded, part, reference):
 
 @pytest.fixture(scope="module")
 def config_of(untrained_model, tmp_path_factory):
-    """A run's typed configuration with the recipe of that name on the CPU recipe."""
+    """A run's typed configuration with the recipe of that name on the CPU recipe; `areal_grpo`: train_grpo.yaml's."""
     from areal_gsm8k.training.run_config import load_config
 
     def config(name):
         fixed = [f"actor.path={untrained_model}", "kl_reference=false", "actor.optimizer.gradient_clipping=1e9"]
         fixed += [f"gconfig.n_samples={G}", f"gconfig.max_new_tokens={LIMIT}", "actor.mb_spec.max_tokens_per_mb=64"]
+        if name == "areal_grpo":
+            base = OmegaConf.load(BASE).actor
+            fixed += [f"actor.eps_clip={base.eps_clip}", f"actor.adv_norm={OmegaConf.to_container(base.adv_norm)}"]
+        overlays = [CPU_OVERLAY] if name == "areal_grpo" else [CPU_OVERLAY, recipes.find(name)]
         file = tmp_path_factory.mktemp(name) / "config.yaml"
-        write(make_plan([CPU_OVERLAY, recipes.find(name)], fixed, gpus=0), file)
+        write(make_plan(overlays, fixed, gpus=0), file)
         return load_config(file)
 
     return config
@@ -129,75 +148,30 @@ def updated(actor, batch):
     actor.export_stats()
 
 
-# The same in plain PyTorch. Each takes a completion's logprobs now and when sampled, (T,), and its advantage.
+# The same in plain PyTorch
 
 
-def normalised(rewards_BG):
-    return (rewards_BG - rewards_BG.mean(1, keepdim=True)) / rewards_BG.std(1, keepdim=True)
+def batch_of(model, recorded):
+    """The completions as grading/algorithms.py takes them, with the model's own logprobs, which have a gradient."""
+    pad = lambda rows: pad_sequence(rows, batch_first=True)  # noqa: E731
+    return algorithms.Batch(
+        rewards_PG=REWARDS,
+        mask_BT=pad([torch.ones(n) for n in LENGTHS]),
+        theta_BT=pad([logprobs(model, row) for row in recorded.rows]),
+        prox_BT=pad(recorded.prox),
+        behave_BT=pad(recorded.behave),
+        limit=LIMIT,
+        ref_BT=pad(recorded.reference),
+    )
 
 
-def clipped(ratio_T, advantage, low=0.2, high=0.2):
-    return torch.minimum(ratio_T * advantage, ratio_T.clamp(1 - low, 1 + high) * advantage)
+ALGORITHMS = ["grpo", "areal_grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce_pp", "sapo"]
 
 
-def grpo(now_T, then_T, advantage):
-    return clipped((now_T - then_T).exp(), advantage).mean()
-
-
-def dr_grpo(now_T, then_T, advantage):
-    return clipped((now_T - then_T).exp(), advantage).sum() / LIMIT
-
-
-def rloo(now_T, then_T, advantage):
-    """Off-policy by the tokens' ratios, because AReaL knows no other REINFORCE; clipped as the CPU recipe has it."""
-    return clipped((now_T - then_T).exp(), advantage).sum() / LIMIT
-
-
-def gspo(now_T, then_T, advantage):
-    return clipped((now_T - then_T).mean().exp(), advantage, 3e-4, 4e-4)
-
-
-def sapo(now_T, then_T, advantage):
-    temperature = 1.0 if advantage > 0 else 1.05
-    return (torch.sigmoid(temperature * ((now_T - then_T).exp() - 1)) * 4 / temperature * advantage).mean()
-
-
-BY_COMPLETION = {  # loss of a completion, advantages
-    "grpo": (grpo, normalised(REWARDS)),
-    "dr_grpo": (dr_grpo, REWARDS - REWARDS.mean(1, keepdim=True)),
-    "rloo": (rloo, REWARDS - (REWARDS.sum(1, keepdim=True) - REWARDS) / (G - 1)),
-    "gspo": (gspo, normalised(REWARDS)),
-    "sapo": (sapo, normalised(REWARDS)),
-}
-
-
-def objective(name, nows, recorded):
-    """What the paper maximises, on the recorded batch."""
-    thens = recorded.sampled
-    if name in BY_COMPLETION:
-        of_completion, advantages_BG = BY_COMPLETION[name]
-        parts = map(of_completion, nows, thens, advantages_BG.flatten().tolist())
-        return torch.stack(list(parts)).mean()
-    if name == "dapo":
-        buffer = int(0.2 * LIMIT)
-        penalty = torch.tensor([-max(0, n - (LIMIT - buffer)) / buffer for n in LENGTHS]).view_as(REWARDS)
-        advantages = [a.expand(n) for a, n in zip(normalised(REWARDS + penalty).flatten(), LENGTHS, strict=True)]
-        high = 0.28
-    else:  # reinforce_pp: reward less the KL still to come, normalised over all tokens
-        kls = [then_T - ref_T for then_T, ref_T in zip(thens, recorded.reference, strict=True)]
-        to_come = [kl_T.flip(0).cumsum(0).flip(0) for kl_T in kls]
-        left = [reward - KL * kl_T for reward, kl_T in zip(REWARDS.flatten(), to_come, strict=True)]
-        mean, std = torch.cat(left).mean(), torch.cat(left).std()
-        advantages, high = [(left_T - mean) / std for left_T in left], 0.2
-    ratios_N = (torch.cat(nows) - torch.cat(thens)).exp()
-    return clipped(ratios_N, torch.cat(advantages), high=high).mean()
-
-
-ALGORITHMS = [*BY_COMPLETION, "dapo", "reinforce_pp"]
-
-
+@pytest.mark.parametrize("samples", ["fresh", "stale"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_an_update_follows_the_papers_gradient_and_three_run(name, updating, config_of, recorded):
+def test_an_update_follows_the_papers_gradient_and_three_run(name, samples, updating, config_of, model, recorded):
+    recorded = getattr(recorded, samples)
     config = config_of(name)
     minibatches, config.actor.ppo_n_minibatches = config.actor.ppo_n_minibatches, 1
     config.actor.kl_ctl = KL if config.actor.kl_ctl else 0.0
@@ -205,11 +179,12 @@ def test_an_update_follows_the_papers_gradient_and_three_run(name, updating, con
     updated(actor, groups(recorded, reference=config.actor.kl_ctl > 0))
     areals = {name: weight.grad.full_tensor() for name, weight in actor.model.named_parameters()}
 
-    recorded.model.zero_grad()
-    (-objective(name, [logprobs(recorded.model, row) for row in recorded.rows], recorded)).backward()
-    papers = {name: weight.grad for name, weight in recorded.model.named_parameters()}
+    model.zero_grad()
+    other = {"rloo": {"low": config.actor.eps_clip}, "reinforce_pp": {"beta": KL}}  # than the function's own numbers
+    getattr(algorithms, name)(batch_of(model, recorded), **other.get(name, {})).backward()
+    papers = {name: weight.grad for name, weight in model.named_parameters()}
     gap = sum((areals[name] - papers[name]).square().sum() for name in papers).sqrt()
-    assert gap < 1e-3 * sum(grad.square().sum() for grad in papers.values()).sqrt()
+    assert gap < 1e-5 * sum(grad.square().sum() for grad in papers.values()).sqrt()
 
     config.actor.ppo_n_minibatches = minibatches
     before = {name: weight.detach().clone() for name, weight in actor.model.named_parameters()}
@@ -218,6 +193,18 @@ def test_an_update_follows_the_papers_gradient_and_three_run(name, updating, con
     after = dict(actor.model.named_parameters())
     assert all(weight.isfinite().all() for weight in after.values())
     assert any((after[name] != before[name]).any() for name in before)
+
+
+@pytest.mark.parametrize("file", ["train_grpo.py", "areal_gsm8k/grading/algorithms.py"])
+def test_the_places_that_a_reader_is_sent_to_exist(file):
+    places = re.findall(r"\bareal(?:_gsm8k)?(?:\.\w+){3,}", (PROJECT / file).read_text())
+    assert len(places) > 5 and all(pkgutil.resolve_name(place) for place in places)
+
+
+def test_the_step_in_train_grpo_names_functions_of_algorithms():
+    step = [line.partition("#")[0] for line in (PROJECT / "train_grpo.py").read_text().splitlines() if "_B" in line]
+    called = set(re.findall(r"(?<!\.)\b(\w+)\(", "".join(step))) - {"rollout", "logprobs"}
+    assert len(called) == 5 and all(hasattr(algorithms, name) for name in called)
 
 
 HALF, THIRD = 0.75**0.5, 1 / 3
@@ -233,13 +220,14 @@ HALF, THIRD = 0.75**0.5, 1 / 3
 )
 def test_advantages_by_hand(name, advantages, updating, config_of, recorded):
     actor = updating(config_of(name))
-    actor.compute_advantages(groups(recorded))
+    actor.compute_advantages(groups(recorded.fresh))
     assert [row["advantage"] for row in actor.take_rows()] == pytest.approx(advantages, abs=1e-4)
 
 
-def test_lora_trains_adapters_only_and_saves_a_plain_model(spmd, config_of, recorded, tmp_path):
+def test_lora_trains_adapters_only_and_saves_a_plain_model(spmd, config_of, model, recorded, tmp_path):
     from transformers import AutoModelForCausalLM
 
+    recorded = recorded.fresh
     actor = actor_of(config_of("lora"))
     trained = [name for name, weight in actor.model.named_parameters() if weight.requires_grad]
     assert trained and all(".lora_" in name for name in trained)
@@ -250,7 +238,7 @@ def test_lora_trains_adapters_only_and_saves_a_plain_model(spmd, config_of, reco
     now = torch.cat([logp_GT[:, PROMPT - 1 :].flatten() for logp_GT in actor.compute_logp(groups(recorded))])
     with torch.no_grad():
         saved = [logprobs(plain, row) for row in recorded.rows]
-        start = [logprobs(recorded.model, row) for row in recorded.rows]
+        start = [logprobs(model, row) for row in recorded.rows]
     widths = [max(LENGTHS[first : first + G]) + 1 for first in range(0, len(LENGTHS), G) for _ in range(G)]
     ours = [row[:n] for row, n in zip(now.split(widths), LENGTHS, strict=True)]
     assert max((a - b).abs().max() for a, b in zip(ours, saved, strict=True)) < 1e-4
