@@ -42,13 +42,8 @@ def main(config_file: str) -> None:
     check_lengths(config, tokenizer, train_problems, dev_problems)
 
     def arguments(gconfig):  # of GSM8KWorkflow, all plain values: AReaL may make it in another process
-        return {
-            "tokenizer": config.tokenizer_path,
-            "gconfig": gconfig,
-            "settings": config.settings,
-            "records": str(config.run.records),
-            "seed": config.seed,
-        }
+        values = {"tokenizer": config.tokenizer_path, "settings": config.settings, "seed": config.seed}
+        return values | {"gconfig": gconfig, "records": str(config.run.records)}
 
     with GSM8KTrainer(config, train_dataset=train_problems, valid_dataset=dev_problems) as trainer:
         trainer.train(
