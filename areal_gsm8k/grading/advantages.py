@@ -5,6 +5,9 @@ What the update sees of a reward (areal/trainer/ppo/actor.py, `_compute_advantag
 `adv_norm` may normalise once more, over tokens. Not here, as samples do not hold what it takes: KL in the reward
 (`kl_ctl`), discounting, `overlong_reward_penalty`, `mask_no_eos_with_zero`.
 
+What the algorithms' papers say is in algorithms.py, in PyTorch, which takes seconds to import; a regrade must not wait
+for it, and follows whatever keys the run had. tests/grading/test_algorithms.py holds the two together.
+
 advantages([1.0, 0.0, 0.0, 1.0], tokens=[20, 31, 25, 22], actor=config["actor"])
 
 Dimension names: B samples of a step, in the order of its batch.

@@ -16,7 +16,7 @@ from runner import train
 from safetensors.torch import load_file
 
 from areal_gsm8k.config import recipes
-from areal_gsm8k.grading import rewards
+from areal_gsm8k.grading import algorithms, rewards
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run
 
@@ -95,50 +95,42 @@ def areals(run, key):
 
 def has_advantages(run, of_rewards):
     for step in range(1, STEPS + 1):
-        rewards_BG, advantages_BG = by_group(run, step, "reward", "advantage")
-        assert torch.allclose(advantages_BG, of_rewards(rewards_BG), atol=1e-3)
-        assert advantages_BG.abs().max() > 0.1
+        rewards_PG, advantages_PG = by_group(run, step, "reward", "advantage")
+        assert torch.allclose(advantages_PG, of_rewards(rewards_PG), atol=1e-3)
+        assert advantages_PG.abs().max() > 0.1
 
 
 def has_first_loss(run, of_completion):
     """The loss is logged as a mean over tokens; `of_completion` is one completion's sum, from advantage and tokens."""
-    advantages_BG, tokens_BG = by_group(run, 1, "advantage", "completion_tokens")
-    token_mean = -(advantages_BG * tokens_BG).sum() / tokens_BG.sum()
-    expected = -of_completion(advantages_BG, tokens_BG).sum() / tokens_BG.sum()
+    advantages_PG, tokens_PG = by_group(run, 1, "advantage", "completion_tokens")
+    token_mean = -(advantages_PG * tokens_PG).sum() / tokens_PG.sum()
+    expected = -of_completion(advantages_PG, tokens_PG).sum() / tokens_PG.sum()
     assert metrics(run)[0]["loss"] == pytest.approx(expected.item(), abs=1e-5)
     assert abs(token_mean - expected) > 1e-4  # AReaL's own mean is another
 
 
-def centred(rewards_BG):
-    return rewards_BG - rewards_BG.mean(1, keepdim=True)
-
-
-def normalised(rewards_BG):
-    return centred(rewards_BG) / (rewards_BG.std(1, keepdim=True) + 1e-5)
-
-
 def grpo(run, change):
-    has_advantages(run, normalised)
+    has_advantages(run, algorithms.normalise_by_group)
     has_first_loss(run, lambda advantage, tokens: advantage)
 
 
 def dr_grpo(run, change):
-    has_advantages(run, centred)
+    has_advantages(run, algorithms.centre_by_group)
     has_first_loss(run, lambda advantage, tokens: advantage * tokens / LIMIT)
 
 
 def rloo(run, change):
-    has_advantages(run, lambda rewards_BG: rewards_BG - (rewards_BG.sum(1, keepdim=True) - rewards_BG) / 7)
+    has_advantages(run, algorithms.leave_one_out)
     has_first_loss(run, lambda advantage, tokens: advantage * tokens / LIMIT)
 
 
 def sapo(run, change):
-    has_advantages(run, normalised)
+    has_advantages(run, algorithms.normalise_by_group)
     has_first_loss(run, lambda advantage, tokens: 2 / torch.where(advantage > 0, 1.0, 1.05) * advantage)  # 4/tau s(0)
 
 
 def gspo(run, change):
-    has_advantages(run, normalised)
+    has_advantages(run, algorithms.normalise_by_group)
     ratios = areals(run, "ppo_actor/update/importance_weight/max")
     log_ratios = areals(run, "ppo_actor/update/approx_kl/max")  # of tokens; with ratios by token, the same thing
     assert all(0 < math.log(ratio) < 0.5 * token for ratio, token in zip(ratios, log_ratios, strict=True))
@@ -147,7 +139,7 @@ def gspo(run, change):
 
 def dapo(run, change):
     drop_groups_without_signal(run, change)
-    has_advantages(run, normalised)
+    has_advantages(run, algorithms.normalise_by_group)
     penalties = [rewards.overlong(row["completion_tokens"], SHORT, SHORT // 5) for row in samples(run)]
     assert [row["reward"] - row["parts"]["accuracy"] for row in samples(run)] == pytest.approx(penalties, abs=1e-5)
     assert min(penalties) == -1.0 and any(-1 < penalty < 0 for penalty in penalties)
@@ -155,8 +147,8 @@ def dapo(run, change):
 
 def drop_groups_without_signal(run, change):
     for step in range(1, STEPS + 1):
-        (right_BG,) = by_group(run, step, "lenient")
-        assert (right_BG.std(1) > 0).all()
+        (right_PG,) = by_group(run, step, "lenient")
+        assert (right_PG.std(1) > 0).all()
     rejected, _ = read_lines(run.rejected)
     assert rejected and all("no signal" in row["rejected"] for row in rejected)
 
@@ -164,11 +156,11 @@ def drop_groups_without_signal(run, change):
 def reinforce_pp(run, change):
     kl(run, change)
     for step in range(1, STEPS + 1):
-        right_BG, advantages_BG, tokens_BG = by_group(run, step, "reward", "advantage", "completion_tokens")
-        assert ((advantages_BG > 0) == (right_BG > 0)).all()  # in groups without signal too: no group baseline
-        shares_BG = tokens_BG / tokens_BG.sum()
-        assert (shares_BG * advantages_BG).sum().abs() < 1e-3
-        assert (shares_BG * advantages_BG.square()).sum().item() == pytest.approx(1, abs=1e-2)
+        right_PG, advantages_PG, tokens_PG = by_group(run, step, "reward", "advantage", "completion_tokens")
+        assert ((advantages_PG > 0) == (right_PG > 0)).all()  # in groups without signal too: no group baseline
+        shares_PG = tokens_PG / tokens_PG.sum()
+        assert (shares_PG * advantages_PG).sum().abs() < 1e-3
+        assert (shares_PG * advantages_PG.square()).sum().item() == pytest.approx(1, abs=1e-2)
 
 
 def kl(run, change):
