@@ -43,7 +43,8 @@ def main(config_file: str) -> None:
 
     def arguments(gconfig):  # of GSM8KWorkflow, all plain values: AReaL may make it in another process
         values = {"tokenizer": config.tokenizer_path, "settings": config.settings, "seed": config.seed}
-        return values | {"gconfig": gconfig, "records": str(config.run.records)}
+        values |= {"records": str(config.run.records), "group_size": config.gconfig.n_samples}
+        return values | {"gconfig": gconfig}
 
     with GSM8KTrainer(config, train_dataset=train_problems, valid_dataset=dev_problems) as trainer:
         trainer.train(

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 from areal_gsm8k.children import die_with_parent
+from areal_gsm8k.training import areal_contract
 
 
 def main() -> None:
     die_with_parent(take_children=os.environ["AREAL_SPMD_MODE"] == "0")  # the single controller's workers
     script, *arguments = sys.argv[1:]
     # The slow part, done while the launcher prepares model and servers.
+    areal_contract.refuse_another_areal()
     import areal_gsm8k.training.trainer
     import areal_gsm8k.training.workflow  # noqa: F401
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from areal_gsm8k.children import Child, ChildDied
 from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.paths import SCRIPT
+from areal_gsm8k.runs import records
 from areal_gsm8k.runs.files import append_lines
 from areal_gsm8k.runs.run import ENDED, Run
 from areal_gsm8k.serve.process import ServerProcess
@@ -32,6 +33,10 @@ CPU = {
 
 class Hung(RuntimeError):
     """A run whose phase has not changed for too long; the message shows the stacks of its processes."""
+
+
+class GivenUp(RuntimeError):
+    """A process of the run says that it cannot go on; the message is its reason."""
 
 
 class RunProcesses:
@@ -107,7 +112,13 @@ class RunProcesses:
         )
 
     def running(self) -> bool:
-        """False once every trainer has ended well. Raises ChildDied when anything ended otherwise for good."""
+        """False once every trainer has ended well.
+
+        Raises ChildDied when anything ended otherwise for good, GivenUp when a process of the run says that it cannot
+        go on, Hung when nothing moves.
+        """
+        if reason := records.given_up(self.run.records):
+            raise GivenUp(reason)
         unfinished = [trainer for trainer in self.trainers if trainer.exit_code() != 0]
         for trainer in unfinished:
             if self.by_areal and trainer.exit_code() and self.run.status().get("phase") in ENDED:

@@ -10,9 +10,10 @@ import secrets
 import threading
 from pathlib import Path
 
-from areal_gsm8k.runs.files import append_lines, read_lines
+from areal_gsm8k.runs.files import append_lines, read_lines, write_atomically
 
 LARGEST_SEED = 2**63 - 1
+GIVEN_UP = "given_up.txt"
 
 
 def sampling_seed(run_seed: int, sample_id: int) -> int:
@@ -44,6 +45,25 @@ class RecordWriter:
         """Note that the samples of these ids will be consumed by no step, and why."""
         with self._lock:
             append_lines(self._shard, [{"rejects": ids, "reason": reason}], sync=False)
+
+    def give_up(self, reason: str) -> None:
+        """Ask the run's launcher to end it, for a reason that no later sample can mend; the first one counts."""
+        give_up(self._shard.parent, reason)
+
+
+def give_up(folder: Path | str, reason: str) -> None:
+    """Write why the run cannot go on into the folder of its sample records, where the launcher looks."""
+    file = Path(folder) / GIVEN_UP
+    if not file.exists():
+        write_atomically(file, reason)
+
+
+def given_up(folder: Path | str) -> str | None:
+    """Why a process of the run gave up; None while none has."""
+    try:
+        return (Path(folder) / GIVEN_UP).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
 class RecordReader:

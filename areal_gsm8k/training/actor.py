@@ -27,6 +27,7 @@ from areal.engine import FSDPPPOActor
 from areal.infra.platforms import current_platform
 from areal.utils import name_resolve, names
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from typing_extensions import override
 
 from areal_gsm8k.training import lora
 from areal_gsm8k.training.batch_rows import sample_rows
@@ -48,12 +49,14 @@ class PackedActor(FSDPPPOActor):
         self.shuffle_seed: int | None = None
         self.loss_reduction = "token_mean"
 
+    @override
     def _create_device_model(self):
         super()._create_device_model()
         config = self.model.config
         if not hasattr(config, "num_key_value_heads") and not hasattr(config, "text_config"):
             config.num_key_value_heads = config.num_attention_heads  # AReaL asks for it; GPT-Neo has one a head
 
+    @override
     def _prepare_mb_list(self, input_: dict[str, Any]):
         mb_list = super()._prepare_mb_list(input_)
         if self.config.attn_impl in MASKS_FROM_POSITIONS and not self.enable_tree_training:
@@ -61,6 +64,7 @@ class PackedActor(FSDPPPOActor):
                 microbatch["attention_mask"] = None
         return mb_list
 
+    @override
     def _update_weights_from_disk(self, meta: WeightUpdateMeta):
         """Save the weights and have every server load them.
 
@@ -95,18 +99,21 @@ class PackedActor(FSDPPPOActor):
         finally:
             self.rollout_engine.continue_generation()
 
+    @override
     def _save_model_to_hf(self, path: str, tokenizer, processor):
         if not self.config.use_lora:
             return super()._save_model_to_hf(path, tokenizer, processor)
         gathered = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if dist.get_rank() == 0:
-            merged = lora.merged(gathered, self.config.lora_alpha / self.config.lora_rank, self._compute_dtype())
+            scaling, dtype = self.config.lora_alpha / self.config.lora_rank, getattr(torch, self.config.dtype)
+            merged = lora.merged(gathered, scaling, dtype)
             self.model.get_base_model().save_pretrained(path, state_dict=merged)
             for part in (self.model_config, tokenizer, processor):
                 if part is not None:
                     part.save_pretrained(path)
         dist.barrier(group=self.cpu_group)
 
+    @override
     @classmethod
     def as_controller(cls, config: PPOActorConfig, scheduler: Scheduler) -> ActorController:
         return ActorController(train_engine=cls, config=config, scheduler=scheduler)
@@ -127,6 +134,7 @@ class PackedActor(FSDPPPOActor):
         """From here on take the loss's mean this way: `loss_reduction` in areal_gsm8k/settings.py."""
         self.loss_reduction = reduction
 
+    @override
     def train_batch(self, input_: dict[str, Any], loss_fn: Callable, loss_weight_fn: Callable) -> dict[str, float]:
         """One optimiser step on a minibatch: AReaL's mean of the loss over tokens or, as asked for, over completions.
 
@@ -149,6 +157,7 @@ class PackedActor(FSDPPPOActor):
 
         return super().train_batch(input_, mean_over_completions, completions)
 
+    @override
     @torch.no_grad()
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
         if self.shuffle_seed is not None:

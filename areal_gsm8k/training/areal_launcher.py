@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from areal_gsm8k.children import die_with_parent
+from areal_gsm8k.training import areal_contract
 
 WATCH_SECONDS = 1.0
 WRAPPERS = ("areal.infra.launcher.sglang_server", "areal.infra.launcher.vllm_server")  # each waits for its servers
@@ -24,6 +25,7 @@ WRAPPERS = ("areal.infra.launcher.sglang_server", "areal.infra.launcher.vllm_ser
 
 def main() -> None:
     die_with_parent(take_children=True)
+    areal_contract.refuse_another_areal()
     from areal.api.cli_args import parse_cli_args
     from areal.infra.launcher import local
 

@@ -23,57 +23,46 @@ SETTLE_SECONDS = 0.5  # SGLang ends when it is to release memory while a request
 RELEASE_SECONDS = 120
 
 
-class TakesTurns:
-    """Mixin over PPOTrainer; without colocation it changes nothing."""
+def release_servers() -> None:
+    """Before the trainer is made: every server gives its memory back."""
+    for address in filter(None, os.environ.get("AREAL_LLM_SERVER_ADDRS", "").split(",")):
+        request = urllib.request.Request(
+            f"http://{address}/release_memory_occupation",
+            data=json.dumps({}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=RELEASE_SECONDS).close()
 
-    _servers_hold_gpu = False
 
-    def _release_servers(self) -> None:
-        """Before the trainer is made: every server gives its memory back."""
-        for address in filter(None, os.environ.get("AREAL_LLM_SERVER_ADDRS", "").split(",")):
-            request = urllib.request.Request(
-                f"http://{address}/release_memory_occupation",
-                data=json.dumps({}).encode(),
-                headers={"Content-Type": "application/json"},
-            )
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=RELEASE_SECONDS).close()
+class Turns:
+    """Whose turn it is on the GPU; at first the trainer's. `client`: of training/rollouts.py."""
 
-    @contextmanager
-    def _servers_at_work(self, client) -> Iterator[None]:
-        """The GPU is the servers' within, the trainer's again afterwards; `client` may send them requests."""
-        if not self._should_offload_rollout:
-            yield
-            return
-        self._to_servers(client)
-        try:
-            yield
-        finally:
-            self._to_trainer(client)
+    def __init__(self) -> None:
+        self._servers_hold_gpu = False
 
-    def _to_servers(self, client) -> None:
+    def to_servers(self, client, weights: str) -> None:
+        """The GPU is the servers', with the weights of this folder or hub name: their own are gone."""
         client.onload()
-        client.load(self.actor.served or self.config.actor.path)  # its own are gone
+        client.load(weights)
         client.continue_generation()
         client.resume()
         self._servers_hold_gpu = True
 
-    def _to_trainer(self, client) -> None:
+    def to_trainer(self, client) -> None:
+        """The GPU is the trainer's; nothing to do when it is already: at the start, and after an evaluation."""
+        if not self._servers_hold_gpu:
+            return
         client.pause()
         client.pause_generation()
         time.sleep(SETTLE_SECONDS)
         client.offload()
         self._servers_hold_gpu = False
 
-    # What AReaL's loop calls
-
-    def _onload_rollout(self, is_eval: bool = False) -> None:
-        if not is_eval:  # evaluations take their turn themselves
-            self._to_servers(self.rollout)
-
-    def _offload_rollout(self, is_eval: bool = False) -> None:
-        if self._servers_hold_gpu:  # not at the start, nor after an evaluation
-            self._to_trainer(self.rollout)
-
-    def _evaluate_fn(self, *args, **kwargs):
-        with self._servers_at_work(self.eval_rollout):
-            return super()._evaluate_fn(*args, **kwargs)
+    @contextmanager
+    def servers_at_work(self, client, weights: str) -> Iterator[None]:
+        """The GPU is the servers' within, the trainer's again afterwards; `client` may send them requests."""
+        self.to_servers(client, weights)
+        try:
+            yield
+        finally:
+            self.to_trainer(client)

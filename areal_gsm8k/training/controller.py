@@ -10,6 +10,7 @@ the trainer calls the engines in them: `PackedActor` (training/actor.py) and our
 import os
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from areal.api import LocalInfServerInfo
@@ -19,7 +20,9 @@ from areal.infra.utils import slurm
 from areal.infra.utils.concurrent import run_async_task
 from areal.infra.utils.launcher import JobState
 from areal.trainer.ppo.actor import PPOActorController
+from typing_extensions import override
 
+from areal_gsm8k.runs.records import give_up
 from areal_gsm8k.training.rollouts import NEVER_STALE, RunsAhead, engine_class
 
 QUEUE_SECONDS = 7 * 24 * 3600.0  # longest wait for workers' jobs to start
@@ -34,15 +37,12 @@ SLURM_STATES = {  # which AReaL does not know (a KeyError), or takes for success
 }
 
 
-class LostRollouts(RuntimeError):
-    """Prompt after prompt came back without a group; the message says where the reasons are."""
-
-
 class ActorController(PPOActorController):
     """Calls `PackedActor` in its workers; `on_advantages`, `shuffle_rewards` and `reduce_loss` as there."""
 
     on_advantages: Callable[[list[dict[str, Any]]], None]
 
+    @override
     def compute_advantages(self, *args, **kwargs) -> list[dict[str, Any]]:
         groups = super().compute_advantages(*args, **kwargs)
         rows = run_async_task(self._call_workers, "take_rows", [], {})
@@ -64,24 +64,25 @@ class RolloutsController(RunsAhead, RolloutController):
     """
 
     max_lost: int | None = None
+    records: Path  # the run's folder of sample records
     _lost = 0
 
     @property
     def executor(self):
         return self
 
+    @override
     def _create_submit_callback(self, pending_task):
         submit = super()._create_submit_callback(pending_task)
 
         async def counted():
             result = await submit()
             self._lost = self._lost + 1 if result is None else 0
-            if self.max_lost is not None and self._lost >= self.max_lost:
-                self.dispatcher._set_thread_exception(
-                    LostRollouts(
-                        f"{self._lost} prompts in a row brought no complete group (max_failures). Their errors are in "
-                        "samples/rejected.jsonl, those of the workers in logs/trainer_0.log"
-                    )
+            if self._lost == self.max_lost:
+                give_up(
+                    self.records,
+                    f"{self._lost} prompts in a row brought no complete group (max_failures). Their errors are in "
+                    "samples/rejected.jsonl, those of the workers in logs/trainer_0.log",
                 )
             return result
 
@@ -122,6 +123,7 @@ def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsCo
         role, servers = "rollout", {"server_args": _server_arguments(trainer)}
     backend = trainer.rollout_alloc.backend
     controller = RolloutsController(engine_class(backend), config=config, scheduler=trainer.scheduler)
+    controller.records = trainer.run.records
     controller.max_empty_batches = trainer.config.max_empty_batches
     if is_eval or not trainer.config.dynamic_bs:  # a dynamic batch ends with its rejected groups, counted there
         controller.max_lost = trainer.config.max_failures

@@ -17,6 +17,7 @@ from typing import Any
 from areal.api import ModelRequest, ModelResponse, WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig
 from areal.infra.remote_inf_engine import RemoteInfEngine
+from typing_extensions import override
 
 RETRY_SECONDS = 0.5
 # AReaL puts what aiohttp raised into the text of a RuntimeError (areal/infra/utils/http.py) and nowhere else.
@@ -70,11 +71,13 @@ class PatientClient(RemoteInfEngine):
     """
 
     def __init__(self, config: InferenceEngineConfig, backend, patience: float):
+        """`patience`: seconds to wait for a dead server's restart; 0 where nobody restarts one: AReaL's own retries."""
         self.refusals, self.patience = config.request_retries, patience
-        super().__init__(replace(config, request_retries=1), backend)
+        super().__init__(replace(config, request_retries=1) if patience else config, backend)
 
+    @override
     async def agenerate(self, req: ModelRequest) -> ModelResponse:
-        attempts = Attempts(self.refusals, self.patience)
+        attempts = self._attempts()
         while True:
             try:
                 return await super().agenerate(req)
@@ -85,6 +88,7 @@ class PatientClient(RemoteInfEngine):
                     attempts.another(failure)
                     await asyncio.sleep(RETRY_SECONDS)
 
+    @override
     def update_weights_from_disk(self, meta: WeightUpdateMeta) -> Future[None]:
         """Returns once every server serves the folder `meta.path`."""
 
@@ -95,11 +99,12 @@ class PatientClient(RemoteInfEngine):
 
         return self._repeat(load)
 
+    @override
     def _run_request_on_all_servers(self, req) -> None:
         self._repeat(lambda: RemoteInfEngine._run_request_on_all_servers(self, req))
 
     def _repeat(self, request: Callable[[], Any]) -> Any:
-        attempts = Attempts(self.refusals, self.patience)
+        attempts = self._attempts()
         while True:
             try:
                 return request()
@@ -109,6 +114,9 @@ class PatientClient(RemoteInfEngine):
                 while not self._all_listening():
                     attempts.another(failure)
                     time.sleep(RETRY_SECONDS)
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self.refusals if self.patience else 1, self.patience)
 
     def _all_listening(self) -> bool:
         return all(is_listening(address) for address in self.addresses)

@@ -5,6 +5,7 @@ The order is a function of the configuration alone: epoch after epoch of AReaL's
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -12,10 +13,11 @@ from areal_gsm8k.runs.recovery import Ledger
 
 
 class PromptStream:
-    """What `areal.utils.data.cycle_dataloader` needs of a dataloader; every pass over it is the next epoch."""
+    """The dataloader as AReaL's loop, engines and recovery use it; every pass over it is the next epoch."""
 
     def __init__(self, loader: StatefulDataLoader, rank: int, ranks: int, done: Ledger):
         self.loader, self.sampler, self.batch_size = loader, loader.sampler, loader.batch_size
+        self.dataset = loader.dataset
         self.done = done
         self._position, self._stride = rank, ranks  # data-parallel ranks take turns
 
@@ -30,3 +32,9 @@ class PromptStream:
                     prompts.append(row | {"position": self._position})
                 self._position += self._stride
             yield prompts
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state_dict)

@@ -1,6 +1,6 @@
-"""AReaL's clients of rollout servers, with four repairs; everything else is AReaL's remote engines.
+"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with four repairs.
 
-1. They connect to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
+1. It connects to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
 2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
    its one-second poll nothing is generated during the update; after each batch we submit up to the staleness bound.
 3. A batch in which every group was rejected (`dynamic_bs=true`) is collected again, a bounded number of times; the
@@ -13,11 +13,14 @@
 from copy import deepcopy
 
 from areal.api import WeightUpdateMeta
-from areal.api.cli_args import InferenceEngineConfig
-from areal.engine import RemoteSGLangEngine, RemotevLLMEngine
+from areal.api.cli_args import InferenceEngineConfig, PerfTracerConfig
 from areal.engine.sglang_remote import SGLangBackend
+from areal.engine.vllm_remote import VLLMBackend
+from areal.utils import perf_tracer, stats_tracker
+from typing_extensions import override
 
 from areal_gsm8k.training.patient_client import PatientClient
+from areal_gsm8k.training.run_config import RunConfig
 
 POLL_SECONDS = 0.02  # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause
 NEVER_STALE = int(1e12)
@@ -28,7 +31,7 @@ class NoSignal(RuntimeError):
 
 
 class RunsAhead:
-    """Mixin over AReaL's remote engines or their controller: `prepare_batch` runs ahead, no batch is empty."""
+    """Mixin over AReaL's client or its controller: `prepare_batch` runs ahead, no batch is empty."""
 
     max_empty_batches = 0
 
@@ -58,23 +61,8 @@ class RunsAhead:
             dispatcher.submit_task_input(next(self.executor.data_generator))
 
 
-class LocalRollouts(RunsAhead):
-    """Mixin over AReaL's remote engines: a pause of milliseconds stays one, and batches come in data order."""
-
-    def initialize(self, *args, **kwargs) -> None:
-        super().initialize(*args, **kwargs)
-        self.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
-
-    def load(self, model: str) -> None:
-        """Every server serves the model in this folder, or of this hub name, once this returns."""
-        for request in self._engine.backend.build_disk_weight_update_requests(WeightUpdateMeta("disk", model)).requests:
-            self._engine._run_request_on_all_servers(request)
-
-    def prepare_batch(self, *args, **kwargs) -> list[dict]:
-        return sorted(super().prepare_batch(*args, **kwargs), key=lambda group: group["sample_id"][0].item())
-
-
 class SeededRequests(SGLangBackend):
+    @override
     def build_generation_request(self, req, with_lora, version):
         request = super().build_generation_request(req, with_lora, version)
         if "sampling_seed" in req.metadata:
@@ -82,38 +70,66 @@ class SeededRequests(SGLangBackend):
         return request
 
 
-class SGLangRollouts(LocalRollouts, RemoteSGLangEngine):
-    def __init__(self, config: InferenceEngineConfig):
-        super().__init__(config)
-        self._engine.backend = SeededRequests()
+class Rollouts(RunsAhead, PatientClient):
+    """A client of one kind of server: a pause of milliseconds stays one, and batches come in data order."""
+
+    backend_class: type
+
+    def __init__(self, config: InferenceEngineConfig, patience: float = 0):
+        super().__init__(config, self.backend_class(), patience)
+
+    @override
+    def initialize(self, *args, **kwargs) -> None:
+        super().initialize(*args, **kwargs)
+        self.workflow_executor.runner.poll_sleep_time = POLL_SECONDS
+
+    def load(self, model: str) -> None:
+        """Every server serves the model in this folder, or of this hub name, once this returns."""
+        for request in self.backend.build_disk_weight_update_requests(WeightUpdateMeta("disk", model)).requests:
+            self._run_request_on_all_servers(request)
+
+    @override
+    def prepare_batch(self, *args, **kwargs) -> list[dict]:
+        return sorted(super().prepare_batch(*args, **kwargs), key=lambda group: group["sample_id"][0].item())
+
+    # What AReaL's loop asks of a client and only its wrappers (areal/engine/sglang_remote.py) have.
+
+    @override
+    def export_stats(self) -> dict[str, float]:
+        return stats_tracker.export_all(reduce_group=None)
+
+    @override
+    def save_perf_tracer(self, step: int | None = None, force: bool = False) -> None:
+        perf_tracer.save(step=step, force=force)
+
+    @override
+    def config_perf_tracer(self, config: PerfTracerConfig, rank: int, role: str) -> None:
+        if not perf_tracer.is_configured():
+            perf_tracer.configure(config, rank=rank, role=role)
 
 
-class VLLMRollouts(LocalRollouts, RemotevLLMEngine):
-    pass
+class SGLangRollouts(Rollouts):
+    backend_class = SeededRequests
 
 
-def engine_class(backend: str) -> type:
+class VLLMRollouts(Rollouts):
+    backend_class = VLLMBackend
+
+
+def engine_class(backend: str) -> type[Rollouts]:
     return {"sglang": SGLangRollouts, "vllm": VLLMRollouts}[backend]
 
 
-def connect(
-    backend: str,
-    config: InferenceEngineConfig,
-    ranks: int,
-    is_eval: bool,
-    max_empty_batches: int = 0,
-    patience: float = 0,
-):
+def connect(backend: str, config: InferenceEngineConfig, ranks: int, is_eval: bool, run: RunConfig) -> Rollouts:
     """A client of the servers named in AREAL_LLM_SERVER_ADDRS or registered by AReaL's launcher.
 
-    `patience`: seconds to wait for a dead server's restart; 0 where nobody restarts them.
+    `ranks`: data-parallel trainers. Only a dead embedded server is restarted, so only such a one is waited for.
     """
     config = deepcopy(config)
     if is_eval:
         config.max_head_offpolicyness = NEVER_STALE
-    engine = engine_class(backend)(config)
-    if patience:
-        engine._engine = PatientClient(config, engine._engine.backend, patience)
-    engine.max_empty_batches = max_empty_batches
+    patience = config.setup_timeout if run.allocation_mode.startswith("embedded") else 0
+    engine = engine_class(backend)(config, patience)
+    engine.max_empty_batches = run.max_empty_batches
     engine.initialize(train_data_parallel_size=ranks)
     return engine

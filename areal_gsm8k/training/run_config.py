@@ -4,13 +4,14 @@ config/compose.py writes the file without importing AReaL; trainer processes rea
 config = load_config("runs/tiny-grpo/demo/config.yaml")
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from areal.api.cli_args import GRPOConfig, to_structured_cfg
 from areal.utils import name_resolve
 from omegaconf import OmegaConf
 
+from areal_gsm8k.config import devices
 from areal_gsm8k.config.checks import SERVERS
 from areal_gsm8k.data import prompts
 from areal_gsm8k.runs.run import Run
@@ -27,6 +28,12 @@ class RunConfig(Settings, GRPOConfig):
     def run(self) -> Run:
         """The run's directory; AReaL's own tree is its folder areal/."""
         return Run(Path(self.cluster.fileroot).parent)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether rollout servers and trainer take turns on one GPU (training/colocation.py)."""
+        sides = {name: asdict(getattr(self, name)) for name in ("rollout", "actor")}
+        return devices.takes_turns(sides)
 
     @property
     def settings(self) -> Settings:

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from areal.api import InferenceEngine, ModelRequest, ModelResponse, RolloutWorkflow
@@ -24,22 +24,26 @@ from areal_gsm8k.runs.records import RecordWriter, sampling_seed
 from areal_gsm8k.settings import Settings
 
 
-class TooManyFailures(RuntimeError):
-    """Samples failed to be generated or graded, and no group without such a failure came in between."""
-
-
 @dataclass
 class Shared:
     """What the workflows of one process share: given by import string, AReaL makes a new one for every prompt."""
 
     writer: RecordWriter
+    group_size: int  # of a training prompt
+    drop_without_signal: bool
+    reward: rewards.Reward  # with the processes of a user's own function
     failures: int = 0  # samples that could not be had, since the last complete group
-    reward: rewards.Reward | None = None  # with the processes of a user's own function
 
 
-@cache
-def shared(records: Path | str) -> Shared:
-    return Shared(RecordWriter(records))
+_shared: dict[str, Shared] = {}  # by the folder of the records: one run, so one entry, but in tests
+
+
+def shared(records: Path | str, settings: Settings, group_size: int, max_new_tokens: int) -> Shared:
+    """The process's own for this folder of sample records, made at the first call."""
+    if str(records) not in _shared:
+        reward = rewards.Reward.from_settings(settings.reward, max_new_tokens)
+        _shared[str(records)] = Shared(RecordWriter(records), group_size, settings.drop_groups_without_signal, reward)
+    return _shared[str(records)]
 
 
 stop_ids = cache(prompts.stop_ids)  # reads the whole vocabulary
@@ -48,12 +52,19 @@ stop_ids = cache(prompts.stop_ids)  # reads the whole vocabulary
 class GSM8KWorkflow(RolloutWorkflow):
     """One question, one completion, one reward.
 
-    `tokenizer` is a tokenizer or its path; `records` is the folder for this process's shard of sample records; `seed`
-    is the run's, and every sample is drawn by a seed of its own made from it.
+    `tokenizer` is a tokenizer or its path; `records` is the folder for this process's shard of sample records;
+    `group_size` is the number of samples of a training prompt; `seed` is the run's, and every sample is drawn by a seed
+    of its own made from it.
     """
 
     def __init__(
-        self, tokenizer, gconfig: GenerationHyperparameters, settings: Settings, records: Path | str, seed: int = 0
+        self,
+        tokenizer,
+        gconfig: GenerationHyperparameters,
+        settings: Settings,
+        records: Path | str,
+        group_size: int,
+        seed: int = 0,
     ):
         if isinstance(tokenizer, str):
             from areal.utils.hf_utils import load_hf_tokenizer
@@ -62,14 +73,10 @@ class GSM8KWorkflow(RolloutWorkflow):
         self.tokenizer = tokenizer
         self.gconfig = gconfig.new(n_samples=1, stop_token_ids=[*gconfig.stop_token_ids, *stop_ids(tokenizer)])
         self.settings = settings
-        self.shared = shared(records)
+        self.shared = shared(records, settings, group_size, gconfig.max_new_tokens)
         self.writer = self.shared.writer
-        if self.shared.reward is None:
-            self.shared.reward = rewards.Reward.from_settings(settings.reward, gconfig.max_new_tokens)
         self.reward = replace(self.shared.reward, max_new_tokens=gconfig.max_new_tokens)
-        self.group_filter = GroupFilter(gconfig.n_samples, settings.drop_groups_without_signal, records)
-        self.seed = seed
-        self.group_size = gconfig.n_samples
+        self.seed, self.group_size = seed, group_size
         self.begun: dict[int, int] = {}  # position -> samples of its group begun, until all are
 
     async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> dict[str, torch.Tensor] | None:
@@ -78,8 +85,6 @@ class GSM8KWorkflow(RolloutWorkflow):
         Returns tensors of batch size 1: input_ids, loss_mask, logprobs, versions, attention_mask, each (1, T), and
         rewards, sample_id, each (1,). Returns None, which drops the sample, when its reward could not be computed.
         """
-        if not workflow_context.get().is_eval:
-            GroupFilter.of_training = self.group_filter
         prompt = prompts.prompt_ids(
             self.tokenizer, data["question"], self.settings.answer_format, self.settings.system_prompt
         )
@@ -95,13 +100,13 @@ class GSM8KWorkflow(RolloutWorkflow):
             response = await engine.agenerate(request)
         except Exception as failure:  # the server refused or is gone: AReaL would drop the group without a word
             self.writer.write(self._record(sample_id, data) | {"error": _named(failure)})
-            return self._failed(engine, failure)
+            return self._failed(failure)
         completion = self.tokenizer.decode(response.output_tokens, skip_special_tokens=True)
         scope, is_eval = workflow_context.stat_scope(), workflow_context.get().is_eval
         record, reward = await self._graded(self._record(sample_id, data), data, completion, response)
         self.writer.write(record)
         if reward is None:
-            return self._failed(engine, RuntimeError(record["error"]))
+            return self._failed(RuntimeError(record["error"]))
         if is_eval:  # without groups
             self.shared.failures = 0
         stats_tracker.get(scope).scalar(reward=reward)
@@ -162,16 +167,15 @@ class GSM8KWorkflow(RolloutWorkflow):
             "evaluation": workflow_context.get().is_eval,
         }
 
-    def _failed(self, engine: InferenceEngine, failure: Exception) -> None:
+    def _failed(self, failure: Exception) -> None:
         """Count a sample that could not be had. Too many end the run: AReaL would go on asking for ever."""
         stats_tracker.get(workflow_context.stat_scope()).scalar(sample_error=1)
         self.shared.failures += 1
-        if self.shared.failures >= self.settings.max_failures:
-            reason = TooManyFailures(
+        if self.shared.failures == self.settings.max_failures:
+            self.writer.give_up(
                 f"{self.shared.failures} samples failed (max_failures) with no complete group between them; the last: "
                 f"{_named(failure)}"
             )
-            engine.workflow_executor.dispatcher._set_thread_exception(reason)
 
 
 def _named(failure: Exception) -> str:
@@ -192,35 +196,21 @@ def _tensors(response: ModelResponse, reward: float, sample_id: int) -> dict[str
     return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}  # (T,) -> (1, T), () -> (1,)
 
 
-class GroupFilter:
-    """Decides whether a finished group reaches the trainer: AReaL's `dynamic_filter_fn`.
-
-    A group that lost a sample is always rejected: AReaL would keep it, and its Normalization, which slices by a fixed
-    group size, would misalign every later group (areal/utils/data.py). Groups without signal are rejected on request.
-    """
-
-    of_training: ClassVar["GroupFilter"]  # of the workflow that samples for training in this process
-
-    def __init__(self, n_samples: int, drop_without_signal: bool, records: Path | str):
-        self.n_samples = n_samples
-        self.drop_without_signal = drop_without_signal
-        self.shared = shared(records)
-        self.writer = self.shared.writer
-
-    def __call__(self, group: dict[str, torch.Tensor]) -> bool:
-        rewards_G = group["rewards"]
-        reason = None
-        if len(rewards_G) != self.n_samples:
-            reason = f"partial group: {len(rewards_G)} of {self.n_samples} samples"
-        else:
-            self.shared.failures = 0
-        if not reason and self.drop_without_signal and bool((rewards_G == rewards_G[0]).all()):
-            reason = "no signal: all rewards equal"
-        if reason:
-            self.writer.reject(group["sample_id"].tolist(), reason)
-        return reason is None
-
-
 def accept_group(group: dict[str, torch.Tensor]) -> bool:
-    """The GroupFilter by import string: AReaL's single controller takes no other form, and gives it no arguments."""
-    return GroupFilter.of_training(group)
+    """Whether a finished training group reaches the trainer: AReaL's `dynamic_filter_fn`, by its import string.
+
+    A group that lost a sample never does: AReaL would keep it, and its Normalization, which slices by a fixed group
+    size, would misalign every later group (areal/utils/data.py). Groups without signal are rejected on request.
+    """
+    run = next(reversed(_shared.values()))
+    rewards_G = group["rewards"]
+    reason = None
+    if len(rewards_G) != run.group_size:
+        reason = f"partial group: {len(rewards_G)} of {run.group_size} samples"
+    else:
+        run.failures = 0
+    if not reason and run.drop_without_signal and bool((rewards_G == rewards_G[0]).all()):
+        reason = "no signal: all rewards equal"
+    if reason:
+        run.writer.reject(group["sample_id"].tolist(), reason)
+    return reason is None

@@ -1,12 +1,17 @@
 """Server and trainer in turns on one GPU: a server as strict as SGLang, and a loop in the order of AReaL's."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from areal_gsm8k.config.allocation import parse
-from areal_gsm8k.config.devices import check_turns
-from areal_gsm8k.config.schema import ConfigError
-from areal_gsm8k.training import colocation
-from areal_gsm8k.training.colocation import TakesTurns
+pytest.importorskip("areal", reason="areal is not installed")
+
+from areal_gsm8k.config.allocation import parse  # noqa: E402
+from areal_gsm8k.config.devices import check_turns  # noqa: E402
+from areal_gsm8k.config.schema import ConfigError  # noqa: E402
+from areal_gsm8k.training import colocation  # noqa: E402
+from areal_gsm8k.training.colocation import Turns  # noqa: E402
+from areal_gsm8k.training.trainer import GSM8KTrainer  # noqa: E402
 
 
 class Server:
@@ -48,10 +53,11 @@ class Loop:
     """PPOTrainer of AReaL 1.0.4 as far as turns go: `train` and what it calls (areal/trainer/rl_trainer.py)."""
 
     def __init__(self, colocated: bool = True):
-        self._should_offload_rollout = colocated
+        self.colocated = self._should_offload_rollout = colocated
+        self.turns = Turns()
         self.rollout = self.eval_rollout = Server()
-        self.actor = type("Actor", (), {"served": None})()
-        self.config = type("Config", (), {"actor": type("Section", (), {"path": "start"})()})()
+        self.actor = SimpleNamespace(served=None)
+        self.config = SimpleNamespace(actor=SimpleNamespace(path="start"))
         self.trained_on, self.evaluated = [], []
         if colocated:
             self._offload_rollout()  # _apply_initial_offload_policy
@@ -59,8 +65,9 @@ class Loop:
             self.rollout.onload()
             self.rollout.load("start")
 
-    def _evaluate_fn(self):
-        self.evaluated.append(self.eval_rollout.generate())
+    def evaluate(self):
+        with self._servers_at_work():  # as DevEvaluator does
+            self.evaluated.append(self.eval_rollout.generate())
 
     def train(self, steps: int, evaluated: set[int]) -> None:
         for step in range(1, steps + 1):
@@ -76,13 +83,16 @@ class Loop:
             if self._should_offload_rollout:
                 self._onload_rollout(is_eval=True)
             if step in evaluated:
-                self._evaluate_fn()
+                self.evaluate()
             if self._should_offload_rollout:
                 self._offload_rollout(is_eval=True)
 
 
-class Trainer(TakesTurns, Loop):
-    pass
+class Trainer(Loop):
+    """What GSM8KTrainer does about it."""
+
+    _onload_rollout, _offload_rollout = GSM8KTrainer._onload_rollout, GSM8KTrainer._offload_rollout
+    _servers_at_work, _newest_weights = GSM8KTrainer._servers_at_work, GSM8KTrainer._newest_weights
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +103,9 @@ def at_once(monkeypatch):
 @pytest.mark.parametrize("colocated", [True, False])
 def test_every_batch_and_evaluation_has_the_newest_weights(colocated):
     trainer = Trainer(colocated)
-    trainer._evaluate_fn()
+    trainer.evaluate()
     trainer.train(steps=3, evaluated={2})
-    trainer._evaluate_fn()
+    trainer.evaluate()
     assert trainer.trained_on == ["start", "step 1", "step 2"]
     assert trainer.evaluated == ["start", "step 2", "step 3"]
     assert trainer.rollout.released == colocated
@@ -111,7 +121,7 @@ def test_a_failed_evaluation_gives_the_gpu_back():
     trainer = Trainer()
     trainer.eval_rollout.generate = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        trainer._evaluate_fn()
+        trainer.evaluate()
     assert trainer.rollout.released
 
 

@@ -1,11 +1,11 @@
 import asyncio
-import contextlib
 import socket
 
 import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
+from areal.api.cli_args import InferenceEngineConfig  # noqa: E402
 from areal.infra.remote_inf_engine import RemoteInfEngine  # noqa: E402
 from areal.infra.utils.http import arequest_with_retry  # noqa: E402
 
@@ -98,6 +98,11 @@ def test_patience_ends_and_refusals_are_counted(patient, monkeypatch):
 
 
 def test_no_patience_is_one_attempt():
-    with contextlib.suppress(ConnectionError):
+    with pytest.raises(ConnectionError):
         Attempts(refusals=3, patience=0).another(ConnectionError())
-        pytest.fail("a second attempt was allowed")
+
+
+def test_without_patience_areal_repeats_its_requests_itself():
+    config = InferenceEngineConfig(backend="vllm:d1", request_retries=3)
+    assert PatientClient(config, backend=None, patience=0).config.request_retries == 3
+    assert PatientClient(config, backend=None, patience=9).config.request_retries == 1

@@ -7,9 +7,11 @@ pytest.importorskip("areal", reason="areal is not installed")
 import torch  # noqa: E402
 from areal.api.cli_args import InferenceEngineConfig  # noqa: E402
 from areal.infra import RolloutController  # noqa: E402
+from areal.infra.remote_inf_engine import RemoteInfEngine  # noqa: E402
 
-from areal_gsm8k.training.controller import LostRollouts, RolloutsController  # noqa: E402
-from areal_gsm8k.training.rollouts import LocalRollouts, NoSignal  # noqa: E402
+from areal_gsm8k.runs.records import given_up  # noqa: E402
+from areal_gsm8k.training.controller import RolloutsController  # noqa: E402
+from areal_gsm8k.training.rollouts import NoSignal, Rollouts  # noqa: E402
 
 
 def group(first_id: int) -> dict:
@@ -19,10 +21,6 @@ def group(first_id: int) -> dict:
 class Dispatcher:
     def __init__(self):
         self._active_task_ids = set()
-        self.stopped_by = None
-
-    def _set_thread_exception(self, reason):
-        self.stopped_by = reason
 
     def submit_task_input(self, task):
         self._active_task_ids.add(task)
@@ -34,28 +32,27 @@ class Executor:
         self.data_generator = iter(range(1000))
 
 
-class Base:
-    """Stands for AReaL's remote engine."""
+@pytest.fixture
+def client(monkeypatch):
+    """A client whose server gives these batches."""
 
-    def __init__(self, batches, max_staleness=0):
-        self.batches, self.workflow_executor = iter(batches), Executor()
-        self.config = InferenceEngineConfig(backend="sglang:d1", max_head_offpolicyness=max_staleness)
+    def make(batches, max_staleness=0) -> Rollouts:
+        bare = object.__new__(Rollouts)
+        bare.workflow_executor, remaining = Executor(), iter(batches)
+        bare.config = InferenceEngineConfig(backend="sglang:d1", max_head_offpolicyness=max_staleness)
+        monkeypatch.setattr(RemoteInfEngine, "prepare_batch", lambda self, dataloader: next(remaining))
+        return bare
 
-    def prepare_batch(self, dataloader, workflow=None):
-        return next(self.batches)
-
-
-class Engine(LocalRollouts, Base):
-    pass
+    return make
 
 
 class Loader:
     batch_size = 4
 
 
-def test_empty_batches_are_collected_again_up_to_the_bound():
+def test_empty_batches_are_collected_again_up_to_the_bound(client):
     only = group(0)
-    engine = Engine([[], [], [only], [], [], []])
+    engine = client([[], [], [only], [], [], []])
     engine.max_empty_batches = 2
     assert engine.prepare_batch(Loader()) == [only]
     with pytest.raises(NoSignal, match="3 batches in a row.*drop_groups_without_signal=false"):
@@ -63,20 +60,20 @@ def test_empty_batches_are_collected_again_up_to_the_bound():
 
 
 @pytest.mark.parametrize(("max_staleness", "under_way"), [(0, 0), (1, 4), (2, 8)])
-def test_prompts_are_submitted_up_to_the_staleness_bound(max_staleness, under_way):
-    engine = Engine([[group(0)], [group(8)]], max_staleness)
+def test_prompts_are_submitted_up_to_the_staleness_bound(client, max_staleness, under_way):
+    engine = client([[group(0)], [group(8)]], max_staleness)
     engine.prepare_batch(Loader())
     assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way
     engine.prepare_batch(Loader())  # none of them was consumed: nothing more to submit
     assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way
 
 
-def test_a_batch_comes_in_data_order():
-    (batch,) = [Engine([[group(16), group(0), group(8)]]).prepare_batch(Loader())]
+def test_a_batch_comes_in_data_order(client):
+    (batch,) = [client([[group(16), group(0), group(8)]]).prepare_batch(Loader())]
     assert [made["sample_id"][0].item() for made in batch] == [0, 8, 16]
 
 
-def test_a_controller_gives_up_when_too_many_prompts_in_a_row_bring_no_group(monkeypatch):
+def test_a_controller_gives_up_when_too_many_prompts_in_a_row_bring_no_group(monkeypatch, tmp_path):
     async def nothing():
         return None
 
@@ -85,10 +82,9 @@ def test_a_controller_gives_up_when_too_many_prompts_in_a_row_bring_no_group(mon
 
     monkeypatch.setattr(RolloutController, "_create_submit_callback", lambda self, prompt: prompt)
     controller = object.__new__(RolloutsController)
-    controller.max_lost, controller._dispatcher = 3, Dispatcher()
+    controller.max_lost, controller.records = 3, tmp_path
     for prompt in (nothing, nothing, group, nothing, nothing):  # a good one between starts anew
         asyncio.run(controller._create_submit_callback(prompt)())
-    assert controller.dispatcher.stopped_by is None
+    assert given_up(tmp_path) is None
     asyncio.run(controller._create_submit_callback(nothing)())
-    assert isinstance(controller.dispatcher.stopped_by, LostRollouts)
-    assert "3 prompts in a row" in str(controller.dispatcher.stopped_by)
+    assert "3 prompts in a row" in given_up(tmp_path)

@@ -10,10 +10,10 @@ from areal.api.cli_args import GenerationHyperparameters  # noqa: E402
 from areal.infra import workflow_context  # noqa: E402
 
 from areal_gsm8k.runs import samples  # noqa: E402
-from areal_gsm8k.runs.records import RecordReader  # noqa: E402
+from areal_gsm8k.runs.records import RecordReader, given_up  # noqa: E402
 from areal_gsm8k.settings import RewardSettings, Settings  # noqa: E402
 from areal_gsm8k.training import workflow  # noqa: E402
-from areal_gsm8k.training.workflow import GroupFilter, GSM8KWorkflow  # noqa: E402
+from areal_gsm8k.training.workflow import GSM8KWorkflow, accept_group  # noqa: E402
 
 ROW = {"id": "row-1", "question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
 
@@ -45,9 +45,9 @@ def tokenizer(untrained_model):
     return AutoTokenizer.from_pretrained(untrained_model)
 
 
-def flow(tokenizer, folder, n_samples=1, **settings):
-    gconfig = GenerationHyperparameters(max_new_tokens=8, n_samples=n_samples)
-    return GSM8KWorkflow(tokenizer, gconfig, Settings(answer_format="hash", **settings), folder)
+def flow(tokenizer, folder, group_size=1, **settings):
+    gconfig = GenerationHyperparameters(max_new_tokens=8)
+    return GSM8KWorkflow(tokenizer, gconfig, Settings(answer_format="hash", **settings), folder, group_size)
 
 
 def episode(tokenizer, folder, completion, reward=None, **engine):
@@ -127,7 +127,7 @@ def test_a_users_own_function_is_a_part_and_its_failure_an_error(tokenizer, tmp_
     assert episode(tokenizer, tmp_path / "r", "hang", settings)[0] is None
     raised, late = (row["rejected"] for row in RecordReader(tmp_path / "r").take_rejected())
     assert "ValueError: no" in raised and "did not return within 1 s" in late
-    workflow.shared(tmp_path / "r").reward.close()
+    flow(tokenizer, tmp_path / "r").shared.reward.close()
 
 
 def test_a_reward_that_raises_is_an_error_and_not_a_wrong_answer(tokenizer, tmp_path, monkeypatch):
@@ -142,17 +142,10 @@ def test_a_reward_that_raises_is_an_error_and_not_a_wrong_answer(tokenizer, tmp_
 
 
 class DeadServer:
-    """Every request fails; notes what the workflow does about it."""
-
-    def __init__(self):
-        self.stopped_by = None
-        self.workflow_executor = self.dispatcher = self
+    """Every request fails."""
 
     async def agenerate(self, request):
         raise ConnectionError("refused")
-
-    def _set_thread_exception(self, reason):
-        self.stopped_by = reason
 
 
 def test_too_many_failures_without_a_complete_group_between_stop_the_run(tokenizer, tmp_path):
@@ -160,42 +153,44 @@ def test_too_many_failures_without_a_complete_group_between_stop_the_run(tokeniz
     engine, made = DeadServer(), flow(tokenizer, tmp_path, max_failures=3)
     for _ in range(2):
         assert asyncio.run(made.arun_episode(engine, ROW)) is None
-    assert workflow.accept_group(group([1.0]))
+    assert accept_group(group([1.0]))
     for _ in range(2):
         asyncio.run(made.arun_episode(engine, ROW))
-    assert asyncio.run(made.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW)) and engine.stopped_by is None
+    assert asyncio.run(made.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW)) and given_up(tmp_path) is None
     asyncio.run(made.arun_episode(engine, ROW))
-    assert "3 samples failed" in str(engine.stopped_by) and "refused" in str(engine.stopped_by)
-    assert len(RecordReader(tmp_path).take_rejected()) == 5
+    assert "3 samples failed" in given_up(tmp_path) and "refused" in given_up(tmp_path)
+    asyncio.run(made.arun_episode(engine, ROW))
+    assert "3 samples failed" in given_up(tmp_path)  # the first reason stays
+    assert len(RecordReader(tmp_path).take_rejected()) == 6
 
 
 def group(rewards):
     return {"rewards": torch.tensor(rewards), "sample_id": torch.arange(100, 100 + len(rewards))}
 
 
-def test_a_partial_group_never_reaches_the_trainer(tmp_path):
-    accept = GroupFilter(4, drop_without_signal=False, records=tmp_path)
-    assert accept(group([1.0, 0.0, 0.0, 1.0]))
-    assert accept(group([0.0, 0.0, 0.0, 0.0]))  # no signal, kept at advantage 0
-    assert not accept(group([1.0, 0.0, 1.0]))
+def test_a_partial_group_never_reaches_the_trainer(tokenizer, tmp_path):
+    flow(tokenizer, tmp_path, group_size=4)
+    assert accept_group(group([1.0, 0.0, 0.0, 1.0]))
+    assert accept_group(group([0.0, 0.0, 0.0, 0.0]))  # no signal, kept at advantage 0
+    assert not accept_group(group([1.0, 0.0, 1.0]))
     assert "partial group: 3 of 4" in next(tmp_path.glob("*.jsonl")).read_text()
 
 
-def test_groups_without_signal_are_dropped_on_request(tmp_path):
-    accept = GroupFilter(2, drop_without_signal=True, records=tmp_path)
-    assert accept(group([1.0, 0.0]))
-    assert not accept(group([1.0, 1.0])) and not accept(group([0.0, 0.0]))
+def test_groups_without_signal_are_dropped_on_request(tokenizer, tmp_path):
+    flow(tokenizer, tmp_path, group_size=2, drop_groups_without_signal=True)
+    assert accept_group(group([1.0, 0.0]))
+    assert not accept_group(group([1.0, 1.0])) and not accept_group(group([0.0, 0.0]))
 
 
-def test_by_import_string_the_filter_is_that_of_the_workflow_that_trains(tokenizer, tmp_path):
-    training, evaluation = flow(tokenizer, tmp_path, n_samples=3), flow(tokenizer, tmp_path, n_samples=1)
+def test_evaluations_leave_the_size_of_training_groups_alone(tokenizer, tmp_path):
+    training, evaluation = flow(tokenizer, tmp_path, group_size=3), flow(tokenizer, tmp_path, group_size=3)
     asyncio.run(training.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
     workflow_context.set(workflow_context.WorkflowContext(is_eval=True))
     try:
         asyncio.run(evaluation.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
     finally:
         workflow_context.set(workflow_context.WorkflowContext())
-    assert workflow.accept_group(group([1.0, 0.0, 0.0])) and not workflow.accept_group(group([1.0]))
+    assert accept_group(group([1.0, 0.0, 0.0])) and not accept_group(group([1.0]))
 
 
 def test_workflows_of_one_process_write_one_shard_of_records(tokenizer, tmp_path):
@@ -206,7 +201,7 @@ def test_workflows_of_one_process_write_one_shard_of_records(tokenizer, tmp_path
 
 
 def test_areal_really_hands_over_partial_groups(tokenizer, tmp_path, monkeypatch):
-    """The reason for GroupFilter: AReaL's grouping keeps what is left of a group."""
+    """The reason for accept_group: AReaL's grouping keeps what is left of a group."""
     from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
     from areal.utils import logging
 
@@ -219,16 +214,16 @@ def test_areal_really_hands_over_partial_groups(tokenizer, tmp_path, monkeypatch
         raise ValueError("no")
 
     monkeypatch.setattr(workflow, "grade", sometimes)
-    grouped = GroupedRolloutWorkflow(flow(tokenizer, tmp_path), 3, logging.getLogger("test"))
+    grouped = GroupedRolloutWorkflow(flow(tokenizer, tmp_path, group_size=3), 3, logging.getLogger("test"))
     kept = asyncio.run(grouped.arun_episode(FakeEngine(tokenizer, "#### 5"), ROW))
     assert len(kept["rewards"]) == 2
-    assert not GroupFilter(3, False, tmp_path)(kept)
+    assert not accept_group(kept)
     reasons = [row["rejected"] for row in RecordReader(tmp_path).take_rejected()]
     assert sorted(reasons) == ["ValueError: no", "partial group: 2 of 3 samples", "partial group: 2 of 3 samples"]
 
 
 def test_a_training_sample_has_its_id_and_seed_from_its_place_in_the_data_order(tokenizer, tmp_path):
-    made = GSM8KWorkflow(tokenizer, GenerationHyperparameters(n_samples=3), Settings(), tmp_path, seed=5)
+    made = GSM8KWorkflow(tokenizer, GenerationHyperparameters(), Settings(), tmp_path, group_size=3, seed=5)
     fake = FakeEngine(tokenizer, "#### 5")
 
     async def groups():
