@@ -2,9 +2,11 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from areal_gsm8k import __version__
 from areal_gsm8k.cli import (
     band,
     chat,
@@ -25,7 +27,24 @@ from areal_gsm8k.cli import (
     watch,
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="GRPO on grade-school maths with AReaL.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"areal-gsm8k {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def gsm8k(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """GRPO on grade-school maths with AReaL."""
+
+
 # train
 app.command("train", context_settings={"allow_extra_args": False})(train.train)
 app.command("watch")(watch.watch)

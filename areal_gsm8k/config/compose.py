@@ -56,8 +56,9 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
     Raises ConfigError with the key, what was found and what to do.
     """
     OmegaConf.register_new_resolver("share", lambda part, whole: int(part * whole), replace=True)
+    overlays = [_locate(file) for file in config_files]
     sources = [_read_yaml(BASE)]
-    sources += [_read_yaml(file) for file in config_files if file.resolve() != BASE]
+    sources += [_read_yaml(file) for file in overlays if file.resolve() != BASE]
     sources.append(read_overrides(overrides))
     try:
         _complete_allocations(sources)
@@ -82,11 +83,16 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
     return Plan(values, alloc, run_dir, start_model, environment)
 
 
+def _locate(file: Path) -> Path:
+    """The overlay that was typed, a file here or one of the project's by name. Raises ConfigError."""
+    if found := recipes.locate(file):
+        return found
+    near = [path.relative_to(PROJECT).as_posix() for path in recipes.nearest(file.name)[:1]]
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise ConfigError(f"--config {file}: no such file. {hint}`gsm8k recipes` lists those of the project.")
+
+
 def _read_yaml(file: Path) -> DictConfig:
-    if not file.exists():
-        near = [path.relative_to(PROJECT).as_posix() for path in recipes.nearest(file.name)[:1]]
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"--config {file}: no such file. {hint}`gsm8k recipes` lists those of the project.")
     try:
         loaded = OmegaConf.load(file)
     except Exception as broken:  # yaml.YAMLError, UnicodeDecodeError, OSError: each says where in the file

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from areal_gsm8k.paths import CONFIGS, CPU_OVERLAY, PROJECT
+from areal_gsm8k.paths import BASE, CONFIGS, CPU_OVERLAY, PROJECT
 
 KINDS = ("models", "algorithms", "rewards", "backends", "scales")
 
@@ -67,6 +67,21 @@ def find(name: str) -> Path:
     near = nearest(name)
     hint = f"Did you mean {' or '.join(path.stem for path in near)}? " if near else ""
     raise RecipeError(f"no recipe {name!r}. {hint}`gsm8k recipes` lists them.")
+
+
+def locate(file: Path) -> Path | None:
+    """The file that `--config` means: this one, where it is there; else the project's own of this name; None for none.
+
+    `cpu`, `configs/cpu.yaml`, `models/llama-3.2-1b` and `train_grpo.yaml` are found from any working directory.
+    """
+    if file.exists() and not file.is_dir():  # also a pipe, as of <(...)
+        return file
+    if file.as_posix() == BASE.name:
+        return BASE
+    try:
+        return find(file.as_posix())
+    except RecipeError:
+        return None
 
 
 def nearest(name: str) -> list[Path]:

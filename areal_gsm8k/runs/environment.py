@@ -12,12 +12,13 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from areal_gsm8k import __version__
 from areal_gsm8k.machine import nvidia
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
 
-PACKAGES = ("areal-gsm8k", "areal", "torch", "transformers", "tokenizers", "datasets", "numpy", "sglang", "vllm")
+PACKAGES = ("areal", "torch", "transformers", "tokenizers", "datasets", "numpy", "sglang", "vllm")
 SECONDS = 10  # that a program asked here may take
 
 
@@ -40,7 +41,7 @@ def describe() -> dict:
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
         "gpus": [f"{gpu.name}, {(gpu.memory or 0) // nvidia.MIB} MiB" for gpu in nvidia.listed()],
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {"areal-gsm8k": __version__} | {name: found for name in PACKAGES if (found := _version(name))},
         "git_commit": commit,
         "git_changed": bool(changes) if commit else None,
     }

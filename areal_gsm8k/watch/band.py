@@ -116,9 +116,15 @@ class Band:
 
 
 def configured(config: dict) -> Band | None:
-    """The band a configuration names, whether it applies or not; None where it names none. Raises BandError."""
+    """The band a configuration names, whether it applies or not; None where it names none. Raises BandError.
+
+    A relative name is a file of the working directory or, where none is there, of the project.
+    """
     file = config.get("expected_band")
-    return Band.read(PROJECT / file) if file else None
+    if not file:
+        return None
+    ours = PROJECT / file
+    return Band.read(ours if ours.exists() and not Path(file).exists() else file)
 
 
 def band_of(run: Run) -> Band | None:

@@ -3,6 +3,7 @@ import platform
 
 import pytest
 
+from areal_gsm8k import __version__
 from areal_gsm8k.runs import environment
 from areal_gsm8k.runs.run import Run
 
@@ -22,7 +23,8 @@ def test_what_cannot_be_found_out_is_null(monkeypatch, nvidia_smi):
     monkeypatch.setattr(environment, "_answer", lambda *command: None)
     monkeypatch.setattr(environment, "PACKAGES", ("no-such-package",))
     found = environment.describe()
-    assert (found["git_commit"], found["git_changed"], found["gpus"], found["packages"]) == (None, None, [], {})
+    assert (found["git_commit"], found["git_changed"], found["gpus"]) == (None, None, [])
+    assert found["packages"] == {"areal-gsm8k": __version__}
 
 
 @pytest.mark.parametrize(("inside", "commit", "changed"), [(".", "abc", True), ("site-packages", None, None)])
