@@ -29,7 +29,7 @@ from areal.utils.stats_logger import StatsLogger
 from areal.workflow.rlvr import RLVRWorkflow
 import areal.infra.launcher.local
 
-import accelerate, aiohttp, bokeh.plotting, datasets, fastapi, huggingface_hub, jinja2, math_verify
+import accelerate, aiohttp, bokeh.plotting, datasets, huggingface_hub, jinja2, math_verify
 import matplotlib.pyplot, numpy, omegaconf, pandas, psutil
 import pyarrow.parquet, pydantic, requests, rich, safetensors.torch, scipy.stats, statsmodels.stats.proportion, sympy
 import tensorboardX, tokenizers, torch, typer, uvicorn, wandb, yaml

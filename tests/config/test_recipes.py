@@ -53,6 +53,33 @@ def test_recipes_are_found_by_name_and_names_are_unique():
 
 
 @pytest.mark.parametrize(
+    "typed",
+    ["llama-3.2-1b", "Llama-3.2-1B.yaml", "models/llama-3.2-1b", "configs/models/llama-3.2-1b.yaml",
+     "./configs/models/llama-3.2-1b.yaml"],
+)  # fmt: skip
+def test_an_overlay_is_found_from_any_directory(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    assert make_plan([Path(typed)], [], GPUS).get("actor.path") == "meta-llama/Llama-3.2-1B-Instruct"
+
+
+def test_the_base_and_the_cpu_overlay_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = make_plan([CPU_OVERLAY], ["trial_name=t0"], GPUS).values
+    for typed in ("cpu", "cpu.yaml", "configs/cpu.yaml"):
+        assert make_plan([Path("train_grpo.yaml"), Path(typed)], ["trial_name=t0"], GPUS).values == there
+
+
+def test_a_file_of_the_working_directory_goes_before_the_projects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cpu.yaml").write_text("seed: 77\n")
+    (tmp_path / "dapo").mkdir()  # a folder is no overlay
+    made = make_plan([Path("configs/cpu.yaml"), Path("dapo")], [], GPUS)
+    assert made.get("seed") == 77 and made.get("actor.path") == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert made.get("dynamic_bs") is True
+
+
+@pytest.mark.parametrize(
     ("typed", "meant"),
     [("llama-3.2-1", "llama-3.2-1b"), ("Qwen/Qwen2.5-3B-Instruct", "qwen2.5-3b"), ("drgrpo", "dr_grpo")],
 )
