@@ -1,13 +1,26 @@
-"""Start `gsm8k train` as a user does, as a process of its own, and look at what it left behind."""
+"""Start `gsm8k train` as a user does, as a process of its own, and look at what it left behind.
 
+Most runs start warm: as copies of a process that has imported AReaL already (warm.py). Those with `cold=True` start as a
+user's do, from nothing.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import psutil
+import warm
 
+from areal_gsm8k.launch.processes import CPU
 from areal_gsm8k.paths import CPU_OVERLAY, PROJECT
 
 PROGRAM = [sys.executable, "-m", "areal_gsm8k", "train"]
@@ -18,11 +31,88 @@ def command(*arguments: str) -> list[str]:
     return [*PROGRAM, "--config", str(CPU_OVERLAY), "preflight=off", "report=off", "kl_reference=false", *arguments]
 
 
-def train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run to the end; stdout and stderr together."""
-    return subprocess.run(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT, timeout=timeout
-    )
+class Warm:
+    """The process that others are copies of, one for each process of the tests; it ends with this one."""
+
+    def __init__(self):
+        self.control, theirs = socket.socketpair()
+        os.set_inheritable(theirs.fileno(), True)
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, warm.__file__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
+            cwd=PROJECT, env=os.environ | CPU, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+
+
+@cache
+def the_warm() -> Warm:
+    return Warm()
+
+
+class Copy:
+    """A program run by a copy of the warm process; in use like subprocess.Popen."""
+
+    def __init__(self, command: list[str], out: IO):
+        self.args, self.returncode = command, None
+        self.report, report = os.pipe()
+        job = {"command": command, "environment": dict(os.environ), "folder": str(PROJECT), "session": False}
+        with open(os.devnull) as nothing:
+            warm.send(the_warm().control, job, [nothing.fileno(), out.fileno(), out.fileno(), report])
+        os.close(report)
+        self.pid = int(self._line())
+
+    def _line(self) -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            if not (byte := os.read(self.report, 1)):
+                the_warm().log.seek(0)
+                raise RuntimeError(f"the warm process ended:\n{the_warm().log.read().decode()}")
+            line += byte
+        return line.decode()
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self.report], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = int(self._line())
+            os.close(self.report)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def begin(command: list[str], out: IO, cold: bool) -> subprocess.Popen | Copy:
+    """Start a Python program with its output and errors in a file."""
+    if cold or os.name != "posix" or sys.platform == "darwin":  # macOS: a copy may not use the system's libraries
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=PROJECT)
+    return Copy(command, out)
+
+
+def start(command: list[str], timeout: float, cold: bool = False) -> subprocess.CompletedProcess:
+    """Run a Python program to the end; stdout and stderr together. It dies when it takes longer."""
+    with tempfile.TemporaryFile() as out:
+        process = begin(command, out, cold)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        out.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read().decode())
+
+
+def train(*arguments: str, timeout: float = 300, cold: bool = False) -> subprocess.CompletedProcess:
+    return start(command(*arguments), timeout, cold)
 
 
 class Running:
@@ -30,12 +120,12 @@ class Running:
 
     started: ClassVar[list["Running"]] = []
 
-    def __init__(self, folder: Path, *arguments: str, resume: Path | None = None):
+    def __init__(self, folder: Path, *arguments: str, resume: Path | None = None, program: list[str] | None = None, cold=False):
         self.output = folder / "output.txt"
         folder.mkdir(parents=True, exist_ok=True)
         with self.output.open("w") as out:
             started = command(*arguments) if resume is None else [*PROGRAM, "--resume", str(resume), *arguments]
-            self.process = subprocess.Popen(started, stdout=out, stderr=subprocess.STDOUT, cwd=PROJECT)
+            self.process = begin(started, out, cold)
         self.started.append(self)
 
     def text(self) -> str:
