@@ -1,8 +1,13 @@
 """Fixtures shared by the tests: a tiny untrained model on disk, and the recipe's start model for runs."""
 
+import gc
+import hashlib
 import os
+import shutil
 import sys
 from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -16,17 +21,31 @@ MEANWHILE = ("test_memory_training.py", "test_memory_areal.py", "test_algorithms
 
 def pytest_addoption(parser):
     parser.addoption("--sglang", action="store_true", help="also test against real SGLang, installed in .venv.sglang")
+    parser.addoption("--fast", action="store_true", help="leave out whole runs and whatever else takes long")
     parser.addoption("--algorithms", action="store_true", help="also train three steps by every algorithm and reward")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    config.addinivalue_line("markers", "run: starts a whole run")
+    config.addinivalue_line("markers", "slow: takes several seconds, or needs the start model, which takes a minute")
+
+
+def pytest_collection_modifyitems(config, items):
     """Files with most whole runs first: on two processes no long one is left over at the end.
 
-    The first file makes the start model, minutes in which a second that needs it would only wait.
+    The first file makes the start model, a minute in which a second that needs it would only wait.
     """
+    if config.getoption("--fast"):
+        long = [item for item in items if item.get_closest_marker("run") or item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
     runs = Counter(item.path for item in items if "start_model" in item.fixturenames)
     first = max(runs, key=runs.__getitem__, default=None)
     items.sort(key=lambda item: (item.path != first, item.path.name not in MEANWHILE, -runs[item.path]))
+
+
+def pytest_unconfigure():
+    gc.freeze()  # what AReaL's import left need not be collected at the exit, which takes seconds
 
 
 @pytest.fixture(autouse=True)
@@ -78,17 +97,34 @@ def untrained_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def start_model(tmp_path_factory, request):
-    """Folder of the CPU recipe's start model, right now and then; a minute of one core, once for all test processes."""
+def start_model():
+    """Folder of the CPU recipe's start model, right now and then. Made once, a minute of one core, and kept.
+
+    What is found there must be what was left there: a folder that differs is made again.
+    """
     from filelock import FileLock
 
+    from areal_gsm8k.paths import PROJECT
     from areal_gsm8k.sft import tiny
 
-    folder = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):  # a process of pytest-xdist: the others' folders are beside ours
-        folder = folder.parent
-    with FileLock(folder / "start_model.lock"):
-        return tiny.start_model(folder / "start_models", seed=1)
+    kept = PROJECT / ".cache" / f"start_models-torch-{version('torch')}"
+    kept.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept / "lock"):
+        folder = tiny.start_model_folder(kept, seed=1)
+        seal = folder.with_suffix(".sha256")
+        if not seal.exists() or seal.read_text() != checksum(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            tiny.start_model(kept, seed=1)
+            seal.write_text(checksum(folder))
+        return folder
+
+
+def checksum(folder: Path) -> str:
+    """Of the names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*")):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")

@@ -120,11 +120,20 @@ class Running:
 
     started: ClassVar[list["Running"]] = []
 
-    def __init__(self, folder: Path, *arguments: str, resume: Path | None = None, program: list[str] | None = None, cold=False):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        resume: Path | None = None,
+        program: list[str] | None = None,
+        cold: bool = False,
+    ):
+        """`arguments` are those of `train`; with `resume` of that, with `program` all that comes after its words."""
         self.output = folder / "output.txt"
         folder.mkdir(parents=True, exist_ok=True)
         with self.output.open("w") as out:
-            started = command(*arguments) if resume is None else [*PROGRAM, "--resume", str(resume), *arguments]
+            started = [*PROGRAM, "--resume", str(resume), *arguments] if resume else command(*arguments)
+            started = [*program, *arguments] if program else started
             self.process = begin(started, out, cold)
         self.started.append(self)
 

@@ -55,6 +55,7 @@ def gpu_set() -> bool:
     return installed("sglang")
 
 
+@pytest.mark.slow
 def test_everything_we_use_can_be_imported():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTS], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -121,9 +121,12 @@ def main() -> None:
     """Take jobs from the socket of the given number; write each one's pid and later its exit code to a pipe."""
     tests = str(Path(__file__).parent)
     sys.path = [os.getcwd(), *(entry for entry in sys.path if entry != tests)]
+
     import areal_gsm8k.cli
+    import areal_gsm8k.launch.train
     import areal_gsm8k.serve.api
     import areal_gsm8k.serve.engine
+    import areal_gsm8k.serve.worker
     import areal_gsm8k.training.trainer
     import areal_gsm8k.training.workflow  # noqa: F401
 

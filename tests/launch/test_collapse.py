@@ -1,6 +1,7 @@
 """`collapse.stop`: a run found collapsing ends after the step, with everything saved that is needed to go on."""
 
 import pytest
+from areal_here import needs_areal
 from runner import train
 
 from areal_gsm8k.launch import resume
@@ -8,9 +9,10 @@ from areal_gsm8k.runs import recovery
 from areal_gsm8k.runs.run import COLLAPSED, Run
 
 
+@needs_areal
+@pytest.mark.run
 def test_a_collapsing_run_is_stopped_saved_and_can_go_on(tmp_path, start_model):
     """With no difference of rollout and trainer allowed, every run collapses at the first step that is judged."""
-    pytest.importorskip("areal", reason="areal is not installed")
     done = train(
         f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "collapse.stop=true",
         "collapse.logprob_drift=0", "total_train_steps=20", "data.dev_rows=16", "evaluator.freq_steps=20",

@@ -7,12 +7,13 @@ from collections import Counter
 
 import psutil
 import pytest
+from areal_here import needs_areal
 from runner import Running, alive, train
 
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run
 
-pytest.importorskip("areal", reason="areal is not installed")
+pytestmark = needs_areal
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,7 @@ def the_server(running: Running) -> psutil.Process:
     return server
 
 
+@pytest.mark.run
 # Synchronous, so that every token is of the current version and its logprob can be compared with the trainer's.
 @pytest.mark.parametrize("training", [["embedded.restarts=1", "rollout.max_head_offpolicyness=0"]], indirect=True)
 def test_a_killed_server_is_restarted_with_the_current_weights_and_at_the_bound_ends_the_run(training):
@@ -112,6 +114,7 @@ def test_a_killed_server_is_restarted_with_the_current_weights_and_at_the_bound_
     readable(run)
 
 
+@pytest.mark.run
 def test_a_killed_trainer_ends_the_run_within_seconds(training):
     running, run = training
     children = running.descendants()
@@ -130,6 +133,7 @@ def complete(run: Run, steps: int) -> None:
     assert len(positions) == 64 * steps and set(Counter(positions).values()) == {8}
 
 
+@pytest.mark.run
 def test_stopped_stopped_at_once_killed_and_resumed(training):
     running, run = training
     children = running.descendants()
@@ -165,6 +169,7 @@ def test_stopped_stopped_at_once_killed_and_resumed(training):
     complete(run, saved + 4)
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("phase", ["making the start model", "loading the model"])
 def test_ctrl_c_before_training(tmp_path, start_model, phase):
     model = "tiny" if phase == "making the start model" else start_model
@@ -178,6 +183,7 @@ def test_ctrl_c_before_training(tmp_path, start_model, phase):
     assert not alive(children)
 
 
+@pytest.mark.run
 def test_a_server_that_hangs_is_reported_with_phase_and_stacks(tmp_path, start_model):
     running = Running(
         tmp_path / "o", f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=32",

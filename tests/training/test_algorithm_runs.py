@@ -2,7 +2,7 @@
 
     ./run test --algorithms tests/training/test_algorithm_runs.py
 
-A run costs half a minute, so without --algorithms only the one least like GRPO is made. The exact gradients are in
+A run costs a quarter of a minute, so without --algorithms only the one least like GRPO is made. The exact gradients are in
 test_algorithms.py; here a run's own files must show that the algorithm was in force. The first step is on-policy, so
 the loss that it logged can be computed again from its samples.
 """
@@ -12,6 +12,7 @@ import re
 
 import pytest
 import torch
+from areal_here import needs_areal
 from runner import train
 from safetensors.torch import load_file
 
@@ -20,7 +21,7 @@ from areal_gsm8k.grading import algorithms, rewards
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run
 
-pytest.importorskip("areal", reason="areal is not installed")
+pytestmark = [needs_areal, pytest.mark.run]
 
 STEPS, LIMIT = 3, 48  # most new tokens: configs/cpu.yaml
 ALWAYS = ("dapo",)

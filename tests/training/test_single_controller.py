@@ -1,12 +1,13 @@
 """AReaL's single controller on CPU: one trainer process, AReaL's scheduler starts a worker for each engine."""
 
 import pytest
+from areal_here import needs_areal
 from runner import train
 
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run
 
-pytest.importorskip("areal", reason="areal is not installed")
+pytestmark = [needs_areal, pytest.mark.run]
 
 STEPS = 3
 

@@ -1,6 +1,7 @@
 """What the preflight says of sampled groups, and a run that it refuses."""
 
 import pytest
+from areal_here import needs_areal
 from runner import train
 
 from areal_gsm8k.runs.files import read_lines
@@ -44,8 +45,9 @@ def test_the_cause_is_named(rows, said):
     assert said in refusal(rows) and "preflight=off" in refusal(rows)
 
 
+@needs_areal
+@pytest.mark.run
 def test_a_model_without_signal_is_not_trained(tmp_path, untrained_model):
-    pytest.importorskip("areal", reason="areal is not installed")
     problems = tmp_path / "problems.jsonl"  # with answers that nobody hits by luck
     problems.write_text("".join(f'{{"question": "{n} + 1?", "answer": "#### {n}918273"}}\n' for n in range(300)))
     done = train(
