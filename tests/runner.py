@@ -1,7 +1,7 @@
 """Start `gsm8k train` as a user does, as a process of its own, and look at what it left behind.
 
-Most runs start warm: as copies of a process that has imported AReaL already (warm.py). Those with `cold=True` start as a
-user's do, from nothing.
+Most runs start warm: as copies of a process that has imported AReaL already (warm.py). Those with `cold=True` start as
+a user's do, from nothing.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Warm:
     def __init__(self):
         self.control, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this process
         self.process = subprocess.Popen(
             [sys.executable, warm.__file__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,

@@ -19,6 +19,7 @@ def replies(output):
     return re.findall(r"^m\n(.*?)\n\d+ tokens(?:, cut off)?, \d+\.\d s$", output, re.M | re.S)
 
 
+@pytest.mark.slow
 def test_the_embedded_server_and_transformers_reply_alike(start_model):
     """Greedily, to a typed question, a row of the data and raw text; the engine is changed between them."""
     asked = [QUESTION, "/q 3", "/raw on", "6*6=", "/raw off"]

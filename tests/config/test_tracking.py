@@ -22,7 +22,7 @@ def no_wandb_login(tmp_path, monkeypatch):
 def test_online_without_a_key_does_not_start(tmp_path, no_wandb_login):
     pytest.importorskip("wandb", reason="wandb comes with areal, which is not installed")
     runs = tmp_path / "runs"
-    done = train(f"runs_dir={runs}", "stats_logger.wandb.mode=online", timeout=90)
+    done = train(f"runs_dir={runs}", "stats_logger.wandb.mode=online", timeout=90, cold=True)
     assert done.returncode == 2, done.stdout
     for said in ("Cannot start", "stats_logger.wandb.mode=online", "No API key configured", "WANDB_API_KEY"):
         assert said in done.stdout

@@ -23,6 +23,7 @@ def completions(folder):
     return {(line["row"], line["sample"]): [line[column] for column in columns] for line in lines}
 
 
+@pytest.mark.slow
 def test_greedy_completions_are_the_same_from_hf_and_embedded(start_model, tmp_path):
     """hf in two batches, one of them of another size; embedded started here, then the same server at a URL."""
     asked = {"answer_format": "hash", "max_new_tokens": 30}
@@ -39,6 +40,7 @@ def test_greedy_completions_are_the_same_from_hf_and_embedded(start_model, tmp_p
     assert completions(tmp_path / "url") == completions(tmp_path / "hf")
 
 
+@pytest.mark.slow
 def test_samples_differ_and_repeat(start_model, tmp_path):
     settings = Settings(engine="hf", answer_format="hash", k=4, temperature=1.0, max_new_tokens=30)
     rows = items.load("generated", "dev", n=4)

@@ -27,7 +27,7 @@ pytestmark = needs_areal
     ],
 )
 def test_a_mistake_stops_before_anything_starts(tmp_path, arguments, said):
-    done = train(f"runs_dir={tmp_path}", *arguments, timeout=30)
+    done = train(f"runs_dir={tmp_path}", *arguments, timeout=30, cold=True)
     assert done.returncode == 2
     assert said in done.stdout and "Traceback" not in done.stdout
     assert not list(tmp_path.rglob("config.yaml"))
@@ -36,27 +36,27 @@ def test_a_mistake_stops_before_anything_starts(tmp_path, arguments, said):
 def test_a_malformed_data_file_is_named_with_its_line(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"question": "1+1?", "answer": "#### 2"}\n{"question": oops}\n')
-    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
+    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30, cold=True)
     assert done.returncode == 2 and str(file) in done.stdout and "2" in done.stdout.split(str(file))[1][:20]
     rows = (f'{{"question": "1+{i}?", "answer": "#### apple"}}\n' for i in range(200))
     file.write_text("".join(rows))
-    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
+    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30, cold=True)
     assert done.returncode == 2 and "#### apple" in done.stdout and "Traceback" not in done.stdout
     file.write_text("")
-    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30)
+    done = train(f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30, cold=True)
     assert done.returncode == 2 and str(file) in done.stdout and "Traceback" not in done.stdout
 
 
 def test_a_used_run_directory_is_refused(tmp_path, start_model):
     run = Run(tmp_path / "tiny-grpo" / "t")
     run.make_folders()
-    done = train(f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", timeout=30)
+    done = train(f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", timeout=30, cold=True)
     assert done.returncode == 2 and "already holds a run" in done.stdout
     assert f"./run train --resume {run.root}" in done.stdout
 
 
 def test_a_dry_run_writes_the_configuration_and_starts_nothing(tmp_path):
-    done = train("--dry-run", f"runs_dir={tmp_path}", "trial_name=t", timeout=30)
+    done = train("--dry-run", f"runs_dir={tmp_path}", "trial_name=t", timeout=30, cold=True)
     assert done.returncode == 0
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["t.dry-run.yaml"]
 

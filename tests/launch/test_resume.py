@@ -76,11 +76,11 @@ def test_a_folder_without_a_run_is_an_error_that_shows_the_runs_beside_it(writte
 
 def test_resume_and_config_exclude_each_other(written):
     run, _ = written
-    done = train("--resume", str(run.root), timeout=30)  # `train` gives --config
+    done = train("--resume", str(run.root), timeout=30, cold=True)  # `train` gives --config
     assert done.returncode == 2 and "keeps its configuration" in done.stdout
 
 
 def test_a_live_run_is_refused_with_its_process(written, tmp_path):
     run, _ = written  # this process holds it
-    other = Running(tmp_path / "o", resume=run.root)
+    other = Running(tmp_path / "o", resume=run.root, cold=True)
     assert other.finish(30) == 2 and f"is running, as process {os.getpid()}" in other.text()

@@ -31,8 +31,8 @@ def whole(tmp_path_factory, start_model):
 def farthest(one: Path, other: Path) -> float:
     """The largest difference of two models' weights."""
     one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+    assert one.keys() ^ other.keys() <= {"lm_head.weight"}  # tied to the embedding, and not in every file
+    return max((one[name] - other[name]).abs().max().item() for name in one.keys() & other.keys())
 
 
 def test_resumed_equals_uninterrupted(tmp_path, whole):

@@ -2,8 +2,8 @@
 
     ./run test --algorithms tests/training/test_algorithm_runs.py
 
-A run costs a quarter of a minute, so without --algorithms only the one least like GRPO is made. The exact gradients are in
-test_algorithms.py; here a run's own files must show that the algorithm was in force. The first step is on-policy, so
+A run takes ten seconds and more, so without --algorithms only the one least like GRPO is made. The exact gradients are
+in test_algorithms.py; here a run's own files must show that the algorithm was in force. The first step is on-policy, so
 the loss that it logged can be computed again from its samples.
 """
 
