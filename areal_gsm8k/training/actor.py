@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from areal.api import Scheduler, WeightUpdateMeta
 from areal.api.cli_args import PPOActorConfig
-from areal.engine import FSDPPPOActor
+from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.infra.platforms import current_platform
 from areal.utils import name_resolve, names
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -38,6 +38,9 @@ OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's upda
 
 
 class PackedActor(FSDPPPOActor):
+    config: PPOActorConfig
+    model: Any  # a transformers model, under PEFT and FSDP
+    rollout_engine: Any  # training/rollouts.py
     load_later = False  # servers are off the GPU during updates (training/colocation.py): only save
 
     def __init__(self, config: PPOActorConfig):
@@ -60,7 +63,7 @@ class PackedActor(FSDPPPOActor):
     def _prepare_mb_list(self, input_: dict[str, Any]):
         mb_list = super()._prepare_mb_list(input_)
         if self.config.attn_impl in MASKS_FROM_POSITIONS and not self.enable_tree_training:
-            for microbatch in [*mb_list.mbs, *mb_list.padded_mbs]:
+            for microbatch in [*mb_list.mbs, *(mb_list.padded_mbs or ())]:
                 microbatch["attention_mask"] = None
         return mb_list
 
@@ -100,9 +103,10 @@ class PackedActor(FSDPPPOActor):
             self.rollout_engine.continue_generation()
 
     @override
-    def _save_model_to_hf(self, path: str, tokenizer, processor):
+    def _save_model_to_hf(self, path: str, tokenizer, processor) -> None:
         if not self.config.use_lora:
-            return super()._save_model_to_hf(path, tokenizer, processor)
+            super()._save_model_to_hf(path, tokenizer, processor)
+            return
         gathered = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if dist.get_rank() == 0:
             scaling, dtype = self.config.lora_alpha / self.config.lora_rank, getattr(torch, self.config.dtype)
@@ -161,7 +165,7 @@ class PackedActor(FSDPPPOActor):
     @torch.no_grad()
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
         if self.shuffle_seed is not None:
-            data = self._shuffled(data)
+            data = self._shuffled(data, self.shuffle_seed)
         if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's by them
             data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
         groups = super().compute_advantages(data, *args, **kwargs)
@@ -170,10 +174,10 @@ class PackedActor(FSDPPPOActor):
         self.on_advantages(sample_rows(heads, version=self.get_version(), rank=dist.get_rank()))
         return [{name: value for name, value in group.items() if name not in OURS} for group in groups]
 
-    def _shuffled(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _shuffled(self, groups: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         """The same groups with their rewards permuted over the whole batch of this rank."""
         rewards_B = torch.cat([group["rewards"] for group in groups])
-        generator = torch.Generator().manual_seed(self.shuffle_seed + self.get_version())
+        generator = torch.Generator().manual_seed(seed + self.get_version())
         shuffled_B = rewards_B[torch.randperm(len(rewards_B), generator=generator)]
         sizes = [len(group["rewards"]) for group in groups]
         return [group | {"rewards": part} for group, part in zip(groups, shuffled_B.split(sizes), strict=True)]

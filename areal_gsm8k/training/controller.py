@@ -113,6 +113,7 @@ def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsCo
     rollout workers and use their servers.
     """
     config = deepcopy(config)
+    servers: dict[str, Any]
     if is_eval:
         config.max_head_offpolicyness = NEVER_STALE
         config.scheduling_strategy = SchedulingStrategy(type="colocation", target="rollout", fork=False)

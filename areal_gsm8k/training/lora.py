@@ -6,13 +6,16 @@ whole model is what all of them load, what `gsm8k eval` reads and what recovers,
     ./run train --config configs/algorithms/lora.yaml
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 PREFIX, FROZEN = "base_model.model.", ".base_layer"  # PEFT's names: base_model.model.<module>.base_layer.weight
 ADAPTER = ".lora_"
 
 
-def merged(state: dict[str, torch.Tensor], scaling: float, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def merged(state: Mapping[str, Any], scaling: float, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The state dict of the plain model: W + scaling * B A for every adapted weight, in `dtype`.
 
     `state` has PEFT's names, W (out, in), A (rank, in), B (out, rank); scaling is alpha / rank (LoRA, arXiv 2106.09685,
@@ -24,9 +27,8 @@ def merged(state: dict[str, torch.Tensor], scaling: float, dtype: torch.dtype) -
             continue
         module = name.removesuffix(".weight").removesuffix(FROZEN)
         down, up = (state.get(f"{module}.lora_{side}.default.weight") for side in "AB")
-        if down is not None:
-            weight = weight.float() + scaling * (up.float() @ down.float())
+        adapted = weight if down is None or up is None else weight.float() + scaling * (up.float() @ down.float())
         plain[name.removeprefix(PREFIX).replace(f"{FROZEN}.", ".")] = (
-            weight.to(dtype) if weight.is_floating_point() else weight
+            adapted.to(dtype) if adapted.is_floating_point() else adapted
         )
     return plain

@@ -42,7 +42,7 @@ class PolicySaver:
     def save_as(self, name: str) -> None:
         """Save the model under checkpoints/<name>, replacing an older one only when complete. Called by all ranks."""
         folder = self.run.checkpoints / name
-        unfinished = self.ranks.from_first(checkpoints.partial(folder) if self.ranks.first else None)
+        unfinished = self.ranks.from_first(checkpoints.partial(folder) if self.ranks.first else folder)
         self.actor.save(
             SaveLoadMeta(
                 path=str(unfinished),

@@ -54,7 +54,7 @@ class RecoveryPoints:
             return
         trainer.status("saving a recovery point", step=step)
         folder = trainer.run.recovery / f"step_{step:05d}"
-        unfinished = trainer.ranks.from_first(checkpoints.partial(folder) if trainer.ranks.first else None)
+        unfinished = trainer.ranks.from_first(checkpoints.partial(folder) if trainer.ranks.first else folder)
         trainer.actor.save(_checkpoint(unfinished))
         if trainer.ranks.first:
             state: dict[str, Any] = {

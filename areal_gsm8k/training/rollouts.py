@@ -11,11 +11,13 @@
 """
 
 from copy import deepcopy
+from typing import Any
 
 from areal.api import WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig, PerfTracerConfig
 from areal.engine.sglang_remote import SGLangBackend
 from areal.engine.vllm_remote import VLLMBackend
+from areal.infra.workflow_executor import WorkflowExecutor
 from areal.utils import perf_tracer, stats_tracker
 from typing_extensions import override
 
@@ -33,11 +35,14 @@ class NoSignal(RuntimeError):
 class RunsAhead:
     """Mixin over AReaL's client or its controller: `prepare_batch` runs ahead, no batch is empty."""
 
+    config: InferenceEngineConfig
+    workflow_executor: WorkflowExecutor
     max_empty_batches = 0
 
     def prepare_batch(self, dataloader, *args, **kwargs) -> list[dict]:
+        areal: Any = super()
         for _ in range(self.max_empty_batches + 1):
-            groups = super().prepare_batch(dataloader, *args, **kwargs)
+            groups = areal.prepare_batch(dataloader, *args, **kwargs)
             self._submit_ahead(dataloader.batch_size)
             if groups:
                 return groups

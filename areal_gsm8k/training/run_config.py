@@ -6,6 +6,7 @@ config = load_config("runs/tiny-grpo/demo/config.yaml")
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import cast
 
 from areal.api.cli_args import GRPOConfig, to_structured_cfg
 from areal.utils import name_resolve
@@ -43,7 +44,7 @@ class RunConfig(Settings, GRPOConfig):
 
 def load_config(path: Path | str) -> RunConfig:
     """Read a resolved configuration (config/compose.py writes it) into typed objects."""
-    config = OmegaConf.to_object(to_structured_cfg(OmegaConf.load(path), RunConfig))
+    config = cast(RunConfig, OmegaConf.to_object(to_structured_cfg(OmegaConf.load(path), RunConfig)))
     name_resolve.reconfigure(config.cluster.name_resolve)
     return config
 

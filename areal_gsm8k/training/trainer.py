@@ -15,8 +15,9 @@ Overridden is only what decides which engines AReaL makes, and when they take tu
 import functools
 import os
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from areal import PPOTrainer
+from areal.trainer.rl_trainer import PPOTrainer
 from areal.utils import seeding, stats_tracker
 from typing_extensions import override
 
@@ -42,6 +43,14 @@ class StopAfterStep(Exception):
 
 
 class GSM8KTrainer(PPOTrainer):
+    config: RunConfig
+    actor: Any  # PackedActor, or the controller of those in AReaL's workers
+    train_dataloader: PromptStream
+    stats_logger: StepRecorder
+    evaluator: DevEvaluator
+    saver: PolicySaver
+    recover_handler: RecoveryPoints
+
     def __init__(self, config: RunConfig, train_dataset, valid_dataset):
         self.run, self.rank = config.run, int(os.environ.get("RANK", "0"))
         self.colocated, self.turns = config.takes_turns, colocation.Turns()
@@ -60,16 +69,17 @@ class GSM8KTrainer(PPOTrainer):
 
     def _compose(self) -> None:
         """Put our collaborators in the places of AReaL's."""
+        areal: Any = self  # whose collaborators are still AReaL's
         ledger = recovery_points.ledger(self.recovered)
         steps_done = self.recovered.step if self.recovered else 0
         self.ranks = ranks = Ranks(self.rank, self.actor.cpu_group)
         self.train_dataloader = PromptStream(
-            self.train_dataloader, self.actor.data_parallel_rank, self.actor.data_parallel_world_size, ledger
+            areal.train_dataloader, self.actor.data_parallel_rank, self.actor.data_parallel_world_size, ledger
         )
-        recorder = StepRecorder(self.stats_logger, self.run, ranks, ledger, steps_done, self._after_step)
-        self.evaluator = DevEvaluator(self.evaluator, recorder, ranks, self.actor, self._servers_at_work, self.status)
-        self.saver = PolicySaver(self.saver, self.run, ranks, self.actor, self.tokenizer, self.processor)
-        self.recover_handler = RecoveryPoints(self.recover_handler, self)
+        recorder = StepRecorder(areal.stats_logger, self.run, ranks, ledger, steps_done, self._after_step)
+        self.evaluator = DevEvaluator(areal.evaluator, recorder, ranks, self.actor, self._servers_at_work, self.status)
+        self.saver = PolicySaver(areal.saver, self.run, ranks, self.actor, self.tokenizer, self.processor)
+        self.recover_handler = RecoveryPoints(areal.recover_handler, self)
         self.stats_logger = recorder
 
     def train(self, **workflows) -> None:

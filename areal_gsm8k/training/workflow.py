@@ -101,7 +101,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         except Exception as failure:  # the server refused or is gone: AReaL would drop the group without a word
             self.writer.write(self._record(sample_id, data) | {"error": _named(failure)})
             return self._failed(failure)
-        completion = self.tokenizer.decode(response.output_tokens, skip_special_tokens=True)
+        completion = str(self.tokenizer.decode(response.output_tokens, skip_special_tokens=True))
         scope, is_eval = workflow_context.stat_scope(), workflow_context.get().is_eval
         record, reward = await self._graded(self._record(sample_id, data), data, completion, response)
         self.writer.write(record)
