@@ -6,7 +6,7 @@ from pathlib import Path
 
 from areal_gsm8k.doctor import advice, examination, requested
 from areal_gsm8k.machine.facts import GIB, Disk, Machine
-from areal_gsm8k.machine.network import Answer
+from areal_gsm8k.machine.network import WebAnswer
 from areal_gsm8k.machine.nvidia import MIB, Driver, Gpu
 from areal_gsm8k.paths import PROJECT
 
@@ -24,7 +24,7 @@ HEALTHY = {
     "nvidia_device": True, "torch_sees": {"count": 1, "archs": ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120"]},
     "nvcc": "/usr/local/cuda/bin/nvcc", "compiler": "/usr/bin/g++", "python_headers": True, "torch_cuda": (12, 8),
     "project": PROJECT, "hub_cache": Path("/home/u/.cache/huggingface/hub"), "hub_url": "https://huggingface.co",
-    "answers": {"hub": Answer(skew=0.4), "PyPI": Answer(skew=0.2)}, "loopback_error": "", "free_ports": 1.0,
+    "answers": {"hub": WebAnswer(skew=0.4), "PyPI": WebAnswer(skew=0.2)}, "loopback_error": "", "free_ports": 1.0,
     "host_address": "192.168.1.5", "address_is_ours": True, "proxied": False, "offline": [], "hub_token": None,
     "disk": lambda folder: Disk(folder, "ext4", 500 * GIB, True), "is_cached": lambda kind, name: True,
 }  # fmt: skip
@@ -50,11 +50,11 @@ def with_gpu(gpu: Gpu, **changes) -> dict:
 
 
 @cache
-def composed(overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...]) -> requested.Wanted:
+def composed(overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...]) -> requested.Requested:
     return requested.read([], list(overrides), gpus, list(recipe))
 
 
-def asks(machine: Machine, overrides: tuple[str, ...]) -> requested.Wanted:
+def asks(machine: Machine, overrides: tuple[str, ...]) -> requested.Requested:
     return composed(overrides, len(machine.driver.gpus), tuple(advice.recipe(machine)))
 
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from areal_gsm8k.chat.chat_model import Speaker
+from areal_gsm8k.chat.chat_model import ChatModel
 from areal_gsm8k.chat.commands import COMMANDS, CommandError, number, parse
 from areal_gsm8k.chat.reply import Reply
-from areal_gsm8k.evaluation import Settings, engines
+from areal_gsm8k.evaluation import EvaluationSettings, engines
 from areal_gsm8k.evaluation.items import Items
 
 LARGEST_SEED = 2**31 - 1
@@ -43,12 +43,12 @@ class View(Protocol):
 
 
 class Session:
-    """Speakers, settings, and the question asked last. failed: whether anything went wrong, for the exit code."""
+    """Models, settings, and the question asked last. failed: whether anything went wrong, for the exit code."""
 
     def __init__(
         self,
-        speakers: list[Speaker],
-        settings: Settings,
+        chat_models: list[ChatModel],
+        settings: EvaluationSettings,
         view: View,
         load_items: Callable[[], Items],
         logs: Path,
@@ -56,7 +56,7 @@ class Session:
         seed: int | None = None,
     ):
         """load_items: the rows that /q asks, read when the first is wanted. logs: a folder for the servers' logs."""
-        self.speakers, self.settings, self.view = speakers, settings, view
+        self.chat_models, self.settings, self.view = chat_models, settings, view
         self.load_items, self.logs = load_items, logs
         self.grade, self.seed, self.raw = grade, seed, False
         self.kind = settings.engine  # what "auto" means is known when the engines are opened
@@ -69,17 +69,17 @@ class Session:
         """Open every model's engine, one after the other; one that fails is said to, and stays without."""
         self.kind = engines.choose(self.settings)
         engines.check_installed(self.kind, self.settings)
-        for speaker in self.speakers:  # all before the first opens: two engines may not fit into memory
-            speaker.close()
-        for place, speaker in enumerate(self.speakers):
-            self.view.note(f"loading {speaker.name}: {speaker.model.folder}, engine {self.kind}")
-            speaker.open(self.kind, self.settings, self.logs / f"{place}-{speaker.model.slug}.log")
-            if speaker.trouble:
-                self._error(f"{speaker.name}: {speaker.trouble}")
+        for chat_model in self.chat_models:  # all before the first opens: two engines may not fit into memory
+            chat_model.close()
+        for place, chat_model in enumerate(self.chat_models):
+            self.view.note(f"loading {chat_model.name}: {chat_model.model.folder}, engine {self.kind}")
+            chat_model.open(self.kind, self.settings, self.logs / f"{place}-{chat_model.model.slug}.log")
+            if chat_model.trouble:
+                self._error(f"{chat_model.name}: {chat_model.trouble}")
 
     def close(self) -> None:
-        for speaker in self.speakers:
-            speaker.close()
+        for chat_model in self.chat_models:
+            chat_model.close()
 
     def handle(self, line: str) -> bool:
         """Answer a question or obey a command; False when it was /quit. Raises KeyboardInterrupt after showing what
@@ -98,7 +98,7 @@ class Session:
 
     def ask(self, question: str, reference: str | None = None) -> None:
         """Put a question to all models at once and show their replies, graded where there is a reference to show."""
-        self.replies, self.reference = [Reply(speaker.name) for speaker in self.speakers], reference
+        self.replies, self.reference = [Reply(chat_model.name) for chat_model in self.chat_models], reference
         stopped = False
         with self.view.following(self.replies):
             try:
@@ -117,8 +117,8 @@ class Session:
     async def _answers(self, question: str) -> None:
         await asyncio.gather(
             *(
-                speaker.answer(question, self.settings, self._draw(), self.raw, reply)
-                for speaker, reply in zip(self.speakers, self.replies, strict=True)
+                chat_model.answer(question, self.settings, self._draw(), self.raw, reply)
+                for chat_model, reply in zip(self.chat_models, self.replies, strict=True)
             )
         )
 
@@ -190,7 +190,9 @@ class Session:
         self.open()
 
     def _settings(self, argument: str) -> None:
-        models = {speaker.name: speaker.trouble or str(speaker.model.folder) for speaker in self.speakers}
+        models = {
+            chat_model.name: chat_model.trouble or str(chat_model.model.folder) for chat_model in self.chat_models
+        }
         self.view.say(_aligned(self.values() | models))
 
     def _help(self, argument: str) -> None:

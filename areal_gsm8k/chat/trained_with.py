@@ -14,7 +14,7 @@ from areal_gsm8k.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingPrompt:
     """The words around a question, and where the rows come from; the defaults are those of `gsm8k eval`."""
 
     answer_format: str = "boxed"
@@ -24,19 +24,19 @@ class Asked:
     data_seed: int = 0  # of generated rows: with the run's, /q shows the rows of its evaluations
 
 
-def asked_in_training(model: Model) -> Asked | None:
+def asked_in_training(model: Model) -> TrainingPrompt | None:
     """From the config.yaml of a GRPO run or the settings.json of an SFT run around the folder; None without either."""
     for run in list(model.folder.absolute().parents)[:2]:  # run/checkpoints/best and run/model
         if (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file():
             return _by_grpo(Run(run))
         if (run / "settings.json").is_file() and (run / "train_log.jsonl").is_file():
-            return Asked(json.loads((run / "settings.json").read_text(encoding="utf-8"))["format"])
+            return TrainingPrompt(json.loads((run / "settings.json").read_text(encoding="utf-8"))["format"])
     return None
 
 
-def _by_grpo(run: Run) -> Asked:
+def _by_grpo(run: Run) -> TrainingPrompt:
     config = samples.configuration(run)
-    return Asked(
+    return TrainingPrompt(
         config["answer_format"],
         config["system_prompt"],
         config["eval_gconfig"]["max_new_tokens"],

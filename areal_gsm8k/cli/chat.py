@@ -64,19 +64,19 @@ def chat(
     from areal_gsm8k.chat.chat_model import named
     from areal_gsm8k.chat.rows import reader
     from areal_gsm8k.chat.session import Session
-    from areal_gsm8k.chat.trained_with import Asked, asked_in_training
+    from areal_gsm8k.chat.trained_with import TrainingPrompt, asked_in_training
     from areal_gsm8k.chat.view import TerminalView
-    from areal_gsm8k.evaluation import EvaluationError, Settings
+    from areal_gsm8k.evaluation import EvaluationError, EvaluationSettings
 
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     view = TerminalView(Console(), Console(stderr=not interactive))
     try:
         if url and len(models) > 1:
             raise EvaluationError(f"--url serves one model, and {len(models)} were named; give one")
-        speakers = named(models)
-        trained = [asked_in_training(speaker.model) for speaker in speakers]
-        asked = next(filter(None, trained), Asked())
-        settings = Settings(
+        chat_models = named(models)
+        trained = [asked_in_training(chat_model.model) for chat_model in chat_models]
+        asked = next(filter(None, trained), TrainingPrompt())
+        settings = EvaluationSettings(
             answer_format=answer_format.value if answer_format else asked.answer_format,
             system_prompt=asked.system_prompt if system_prompt is None else system_prompt or None,
             temperature=temperature,
@@ -85,14 +85,14 @@ def chat(
             url=url,
             batch_size=1,
         )
-        for speaker, own in zip(speakers, trained, strict=True):
+        for chat_model, own in zip(chat_models, trained, strict=True):
             if own and own.answer_format != settings.answer_format:
                 view.note(
-                    f"{speaker.name} was trained with format {own.answer_format}; all get {settings.answer_format}"
+                    f"{chat_model.name} was trained with format {own.answer_format}; all get {settings.answer_format}"
                 )
         rows = reader(data or asked.data, split.value, asked.data_seed, ", ".join(models), view.note)
         with TemporaryDirectory(prefix="gsm8k-chat-") as logs:
-            failed = _converse(Session(speakers, settings, view, rows, Path(logs), grade, seed), interactive)
+            failed = _converse(Session(chat_models, settings, view, rows, Path(logs), grade, seed), interactive)
     except (ValueError, OSError) as error:  # EvaluationError and DataError are ValueErrors
         view.error(f"error: {error}")
         raise typer.Exit(1) from None
@@ -107,7 +107,7 @@ def _converse(session: Session, interactive: bool) -> bool:
 
     try:
         session.open()
-        if all(speaker.trouble for speaker in session.speakers):
+        if all(chat_model.trouble for chat_model in session.chat_models):
             return True
         if not interactive:
             repl.read_lines(session, sys.stdin)

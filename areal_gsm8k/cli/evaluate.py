@@ -82,7 +82,7 @@ def run(
     from rich.console import Console
 
     from areal_gsm8k.children import ChildDied
-    from areal_gsm8k.evaluation import Evaluation, EvaluationError, Settings, items, test_seal
+    from areal_gsm8k.evaluation import Evaluation, EvaluationError, EvaluationSettings, items, test_seal
     from areal_gsm8k.evaluation.model import find
     from areal_gsm8k.evaluation.table import table
 
@@ -94,7 +94,9 @@ def run(
         if url and len(models) > 1:
             raise EvaluationError(f"--url serves one model, and {len(models)} were named; give one")
         found = [find(name) for name in models]
-        settings = Settings(seed=seed, url=url, **{key: getattr(value, "value", value) for key, value in asked.items()})
+        settings = EvaluationSettings(
+            seed=seed, url=url, **{key: getattr(value, "value", value) for key, value in asked.items()}
+        )
         rows = items.load(data, str(split), n, subset, seed)
         for model in found:
             evaluation = Evaluation(model, rows, settings, graded)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from areal_gsm8k.config.compose import Plan
     from areal_gsm8k.plan.memory.fit import Fit
-    from areal_gsm8k.plan.memory.plan import Card, MemoryPlan
+    from areal_gsm8k.plan.memory.plan import MemoryPlan, PlannedCard
 
 BAR = 60  # characters
 FILLS = {  # what stands for which parts
@@ -75,7 +75,7 @@ def plan(
             scaling.simulate(console, config or [], overrides or [], given, as_json)
             return
         given.refuse()
-        asked = Asked(config or [], overrides or [], gpu, gpus)
+        asked = PlanRequest(config or [], overrides or [], gpu, gpus)
         found = asked.fit() if fit or not asked.planned.fits else None
         shown = found.plan if fit and found else asked.planned
         overlay = overlay_of(found, asked) if fit and shown.fits else ""
@@ -96,7 +96,7 @@ def plan(
     raise typer.Exit(int(not shown.fits))
 
 
-class Asked:
+class PlanRequest:
     """What was asked for: a resolved configuration, a model, the cards. Raises ConfigError, ShapeError, ValueError."""
 
     def __init__(self, files: list[Path], overrides: list[str], gpu: str | None, gpus: str | None):
@@ -158,7 +158,7 @@ def _write(out: Path, overlay: str) -> None:
         raise ValueError(f"--out {out} cannot be written ({error.strerror}): give the name of a file.") from None
 
 
-def overlay_of(found: Fit, asked: Asked) -> str:
+def overlay_of(found: Fit, asked: PlanRequest) -> str:
     """The changes as an overlay of train_grpo.yaml."""
     from omegaconf import OmegaConf
 
@@ -170,7 +170,7 @@ def overlay_of(found: Fit, asked: Asked) -> str:
     return f"{head}\n{OmegaConf.to_yaml(nested) if found.changes else '{}  # it fits as it is'}"
 
 
-def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
+def _describe(console: Console, shown: MemoryPlan, asked: PlanRequest) -> None:
     from rich.table import Table
 
     assumed = ", the smallest usual cards that hold it; no card was found here" if asked.assumed and shown.fits else ""
@@ -205,13 +205,13 @@ def _describe(console: Console, shown: MemoryPlan, asked: Asked) -> None:
         console.print(note, markup=False)
 
 
-def _state(card: Card) -> str:
+def _state(card: PlannedCard) -> str:
     if card.missing:
         return f"{card.missing / GIB:.1f} GiB too much"
     return "fits" if card.spare >= GIB else f"[yellow]fits, with only {card.spare / GIB:.1f} GiB to spare[/yellow]"
 
 
-def _ways(console: Console, card: Card) -> None:
+def _ways(console: Console, card: PlannedCard) -> None:
     """One card for server and trainer: why shared, why in turns."""
     if len({process.name.split()[0] for process in card.processes}) < 2 or not card.name.startswith("GPU"):
         return
@@ -224,11 +224,11 @@ def _ways(console: Console, card: Card) -> None:
     console.print(said)
 
 
-def _as_drawn(card: Card):
+def _as_drawn(card: PlannedCard):
     return card.capacity, [(process.name.split()[0], process.total) for process in card.processes]
 
 
-def bar(card: Card) -> str:
+def bar(card: PlannedCard) -> str:
     """The card as a line of BAR characters; a bar crosses it where the card ends, when more is needed."""
     whole, drawn = max(card.total, card.capacity), "░" * round(card.used / max(card.total, card.capacity) * BAR)
     for process in card.processes if not card.in_turns else [max(card.processes, key=lambda process: process.total)]:
@@ -241,7 +241,7 @@ def bar(card: Card) -> str:
     return drawn + "·" * (BAR - len(drawn))
 
 
-def _advise(console: Console, found: Fit, asked: Asked, fitted: bool) -> None:
+def _advise(console: Console, found: Fit, asked: PlanRequest, fitted: bool) -> None:
     from areal_gsm8k.plan.memory.fit import hardware, held_by_others
 
     if found.changes:

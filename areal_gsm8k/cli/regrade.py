@@ -15,7 +15,7 @@ from areal_gsm8k.cli import text
 from areal_gsm8k.cli.samples import signed, verdict
 from areal_gsm8k.grading import parser
 from areal_gsm8k.grading.advantages import not_reproduced
-from areal_gsm8k.replay.regrade import ZERO, Change, Regraded, RegradeError, Regrader, described, summarise, total
+from areal_gsm8k.replay.regrade import ZERO, Regraded, RegradeError, Regrader, RewardChange, described, summarise, total
 from areal_gsm8k.runs import samples
 from areal_gsm8k.runs.files import append_lines
 from areal_gsm8k.runs.run import Run
@@ -40,7 +40,7 @@ def regrade(
     regrader = Regrader(run, config, overrides)
     console.print(f"paid before: {described(regrader.recorded)}\npaid now:    {described(regrader.settings)}\n")
     console.print("  ".join(f"{name:>7}" for name in COLUMNS), style="bold")
-    changes: list[Change] = []
+    changes: list[RewardChange] = []
     failures: Counter[str] = Counter()
     largest: list[Regraded] = []
     partial = out and out.with_name(f".{out.name}.{os.getpid()}")
@@ -86,7 +86,7 @@ def choose(run: Run, step: int | None, steps: str | None) -> list[int]:
     return chosen
 
 
-def line(name: str, change: Change) -> str:
+def line(name: str, change: RewardChange) -> str:
     cells = (
         name,
         f"{change.samples:,}",
@@ -96,7 +96,7 @@ def line(name: str, change: Change) -> str:
     return "  ".join(f"{cell:>{max(7, len(column))}}" for cell, column in zip(cells, COLUMNS, strict=True))
 
 
-def notes(run: Run, config: dict, change: Change) -> list[str]:
+def notes(run: Run, config: dict, change: RewardChange) -> list[str]:
     """What has to be known to read the figures."""
     found = [
         "Other sign: samples whose advantage turned between positive, zero and negative. Signal gained, lost: of "

@@ -45,7 +45,7 @@ UpdateSeconds = Annotated[
     float | None, typer.Option(metavar="S", help="Seconds of a weight update; without it, 0 or the run's.", **PANEL)
 ]
 HandlingSeconds = Annotated[
-    float | None, typer.Option(metavar="S", help="Trainer's CPU seconds for a completion; without it, 0.", **PANEL)
+    float | None, typer.Option(metavar="S", help="TrainerSpeed's CPU seconds for a completion; without it, 0.", **PANEL)
 ]
 Cores = Annotated[
     int | None, typer.Option(metavar="N", help="CPU cores that all processes share; without it, a GPU each.", **PANEL)
@@ -102,7 +102,7 @@ def simulate(console: Console, files: list[Path], overrides: list[str], given: G
 def measured(plan: Plan, given: Given) -> tuple[Speeds, Lengths, str]:
     """Speeds and lengths, from the run and then from the options; and a line that tells their source."""
     from areal_gsm8k.plan.speed import recorded
-    from areal_gsm8k.plan.speed.rates import ANY, ScalingError, Trainer, fit_server, read_points
+    from areal_gsm8k.plan.speed.rates import ANY, ScalingError, TrainerSpeed, fit_server, read_points
     from areal_gsm8k.plan.speed.splits import Speeds
     from areal_gsm8k.plan.speed.workload import drawn
 
@@ -125,7 +125,7 @@ def measured(plan: Plan, given: Given) -> tuple[Speeds, Lengths, str]:
     if given.rollout_rate:
         server = fit_server(read_points(given.rollout_rate))
     rows = plan.get("embedded.max_running_requests") if plan.allocation.rollout.backend == "embedded" else ANY
-    trainer = run.trainer if run else Trainer(1 / given.trainer_rate)
+    trainer = run.trainer if run else TrainerSpeed(1 / given.trainer_rate)
     if given.trainer_rate:
         trainer = replace(trainer, per_token=1 / given.trainer_rate)
     if given.update_seconds is not None:

@@ -45,7 +45,7 @@ def _follow_one(run, console) -> None:
 
     with LiveView(run, console) as view:
         view.say_where_it_stands()
-        while not (how := view.followed.ended()):
+        while not (how := view.progress.ended()):
             view.update()
             time.sleep(POLL_SECONDS)
         view.update()

@@ -9,7 +9,7 @@ from areal_gsm8k.config import defaults
 from areal_gsm8k.doctor import gpu
 from areal_gsm8k.doctor.examination import Line, failed, warned
 from areal_gsm8k.doctor.finding import FAIL
-from areal_gsm8k.doctor.requested import Wanted, read
+from areal_gsm8k.doctor.requested import Requested, read
 from areal_gsm8k.machine.facts import GIB, Machine
 
 CPU = "configs/cpu.yaml"
@@ -27,13 +27,13 @@ def recipe(machine: Machine) -> list[Path]:
     return defaults.suited([card.memory / GIB for card in gpu.known(machine) if card.memory])
 
 
-def advise(lines: list[Line], machine: Machine, wanted: Wanted) -> Advice:
+def advise(lines: list[Line], machine: Machine, requested: Requested) -> Advice:
     """The command asked for, with the settings that cure its failures; the CPU recipe where a failure needs hands."""
     cures = dict.fromkeys(line.finding.cure for line in failed(lines) if line.finding.cure)
-    files = wanted.files
-    if not files and not wanted.gpus and "driver" in [line.name for line in warned(lines)]:
+    files = requested.files
+    if not files and not requested.gpus and "driver" in [line.name for line in warned(lines)]:
         files = (Path(CPU),)  # a GPU may be there, and `./run train` by itself would take it
-    command = " ".join([_train(files, wanted.overrides), *cures])
+    command = " ".join([_train(files, requested.overrides), *cures])
     by_hand = [line for line in failed(lines) if not line.finding.cure]
     if not by_hand:
         return Advice(command, "with the settings that put the failed lines right" if cures else "")
@@ -41,7 +41,9 @@ def advise(lines: list[Line], machine: Machine, wanted: Wanted) -> Advice:
         return Advice(command, "without the arguments that cannot run")
     names = ", ".join(line.name for line in by_hand)
     if names == "memory plan" and (own := _own_recipe(machine)):
-        return Advice(" ".join([_train(own, ()), *cures]), f"the recipe for this machine; {wanted.model} does not fit")
+        return Advice(
+            " ".join([_train(own, ()), *cures]), f"the recipe for this machine; {requested.model} does not fit"
+        )
     if machine.system == "Windows":
         return Advice("wsl --install -d Ubuntu", f"then, inside it: {command}")
     if any(line.group in EVERYWHERE for line in by_hand):

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine.facts import GIB, Machine
 
 WINDOWS = ("9p", "drvfs", "v9fs")  # a Windows drive seen from WSL
@@ -20,16 +20,16 @@ MOVES = {
 }
 
 
-def folder(place: str, machine: Machine, wanted: Wanted) -> Finding | None:
+def folder(place: str, machine: Machine, requested: Requested) -> Finding | None:
     """One of the three folders: may be written, is not on a Windows drive, has room."""
-    if place == "hub cache" and not wanted.from_hub:
+    if place == "hub cache" and not requested.from_hub:
         return None
     path = {
         "project": machine.project,
-        "runs": Path(wanted.get("runs_dir") or "runs"),
+        "runs": Path(requested.get("runs_dir") or "runs"),
         "hub cache": machine.hub_cache,
     }[place]
-    least, enough = CACHE_ROOM if place == "hub cache" else GPU_ROOM if wanted.on_gpu else CPU_ROOM
+    least, enough = CACHE_ROOM if place == "hub cache" else GPU_ROOM if requested.on_gpu else CPU_ROOM
     disk = machine.disk(path)
     found = f"{path}: {disk.free / GIB:.0f} GiB free{f' on {disk.kind}' if disk.kind else ''}"
     if not disk.writable and place != "project":

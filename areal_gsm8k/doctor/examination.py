@@ -6,10 +6,10 @@ from pathlib import Path
 
 from areal_gsm8k.doctor import disk, gpu, host, network, packages
 from areal_gsm8k.doctor.finding import FAIL, WARN, Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine.facts import Machine
 
-Check = Callable[[Machine, Wanted], Finding | None]
+Check = Callable[[Machine, Requested], Finding | None]
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Line:
         return {"group": self.group, "name": self.name, **asdict(self.finding)}
 
 
-def configuration(machine: Machine, wanted: Wanted) -> Finding:
-    if wanted.mistake:
-        return fail(wanted.mistake, "Correct it; ./run train --dry-run with the same arguments checks it again.")
-    model = Path(wanted.model).name if wanted.model.startswith(("/", ".")) else wanted.model
-    return ok(f"{wanted.get('allocation_mode')}, {model} on {wanted.get('train_dataset.path')}")
+def configuration(machine: Machine, requested: Requested) -> Finding:
+    if requested.mistake:
+        return fail(requested.mistake, "Correct it; ./run train --dry-run with the same arguments checks it again.")
+    model = Path(requested.model).name if requested.model.startswith(("/", ".")) else requested.model
+    return ok(f"{requested.get('allocation_mode')}, {model} on {requested.get('train_dataset.path')}")
 
 
 GROUPS: dict[str, dict[str, Check]] = {
@@ -39,13 +39,13 @@ GROUPS: dict[str, dict[str, Check]] = {
 }
 
 
-def examine(machine: Machine, wanted: Wanted) -> list[Line]:
+def examine(machine: Machine, requested: Requested) -> list[Line]:
     """Every line that applies to this machine and configuration, in the order of GROUPS."""
     lines = []
     for group, checks in GROUPS.items():
         for name, check in checks.items():
             try:
-                finding = check(machine, wanted)
+                finding = check(machine, requested)
             except Exception as broken:
                 reason = " ".join(str(broken).split())[:200]
                 finding = warn(f"could not be checked: {type(broken).__name__}: {reason}", "Look at it by hand.")

@@ -3,7 +3,7 @@
 from areal_gsm8k.config.compose import as_overrides
 from areal_gsm8k.config.defaults import AMPERE, BLACKWELL, attention_backend, server_settings
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine import nvidia
 from areal_gsm8k.machine.facts import GIB, Machine
 from areal_gsm8k.machine.nvidia import Gpu
@@ -33,7 +33,7 @@ def known(machine: Machine) -> list[Gpu]:
         return []
 
 
-def driver(machine: Machine, wanted: Wanted) -> Finding:
+def driver(machine: Machine, requested: Requested) -> Finding:
     found = machine.driver
     install = (
         "Install the NVIDIA driver in Windows, none inside WSL, then wsl --shutdown"
@@ -47,12 +47,12 @@ def driver(machine: Machine, wanted: Wanted) -> Finding:
         return fail(f"nvidia-smi lists no GPU: {found.error[:200]}", f"{restart}. Or {CPU_RECIPE}")
     if machine.nvidia_device:
         return warn("there is an NVIDIA card, and no driver for it", f"{install}. Until then: the CPU recipe.")
-    if wanted.on_gpu:
+    if requested.on_gpu:
         return fail("no NVIDIA GPU, and this configuration needs one", CPU_RECIPE)
     return ok("no NVIDIA GPU: the CPU recipe, a tiny model from scratch")
 
 
-def chosen(machine: Machine, wanted: Wanted) -> Finding | None:
+def chosen(machine: Machine, requested: Requested) -> Finding | None:
     variable = machine.environment.get("CUDA_VISIBLE_DEVICES")
     if not machine.driver.gpus or variable is None:
         return None
@@ -62,12 +62,12 @@ def chosen(machine: Machine, wanted: Wanted) -> Finding | None:
             f"CUDA_VISIBLE_DEVICES={variable}: AReaL takes GPUs by number, and a part of one (MIG) has none",
             "Start in a container that shows this part only, and unset CUDA_VISIBLE_DEVICES.",
         )
-    if variable.strip() in HIDES_ALL and not wanted.on_gpu:
+    if variable.strip() in HIDES_ALL and not requested.on_gpu:
         return ok(f"CUDA_VISIBLE_DEVICES={variable!r} hides every GPU: the CPU recipe")
     named = len([name for name in variable.split(",") if name.strip()])
     if len(left) < max(named, 1):
         there = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in machine.driver.gpus)
-        worse = fail if wanted.on_gpu else warn
+        worse = fail if requested.on_gpu else warn
         return worse(
             f"CUDA_VISIBLE_DEVICES={variable!r} leaves {len(left)} of {len(machine.driver.gpus)} GPUs: "
             f"a name that is not there ends the list; there are {there}",
@@ -76,7 +76,7 @@ def chosen(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(f"CUDA_VISIBLE_DEVICES={variable} leaves {len(left)} of {len(machine.driver.gpus)}")
 
 
-def cards(machine: Machine, wanted: Wanted) -> Finding | None:
+def cards(machine: Machine, requested: Requested) -> Finding | None:
     gpus = usable(machine)
     if not gpus:
         return None
@@ -84,7 +84,7 @@ def cards(machine: Machine, wanted: Wanted) -> Finding | None:
     found = ", ".join(f"{gpu.name} ({_size(gpu)}, {_dotted(gpu.capability)})" for gpu in gpus)
     if weakest.capability < OLDEST:
         return fail(f"{found}: SGLang needs compute capability 7.5", f"Another card; {CPU_RECIPE}")
-    if weakest.capability < AMPERE and wanted.get("actor.dtype") == "bfloat16":
+    if weakest.capability < AMPERE and requested.get("actor.dtype") == "bfloat16":
         return warn(
             f"{found}: before 8.0 there is no bfloat16, so SGLang computes in float16, unlike the trainer",
             "Watch logprob_drift (docs/metrics.md); actor.dtype=float32 is exact on the trainer's side and takes twice "
@@ -93,7 +93,7 @@ def cards(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(found)
 
 
-def cuda(machine: Machine, wanted: Wanted) -> Finding | None:
+def cuda(machine: Machine, requested: Requested) -> Finding | None:
     """The CUDA that torch was built with against the newest that the driver runs."""
     gpus, newest = usable(machine), machine.driver.cuda
     if not gpus or newest is None:
@@ -118,7 +118,7 @@ def cuda(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(found)
 
 
-def torch(machine: Machine, wanted: Wanted) -> Finding | None:
+def torch(machine: Machine, requested: Requested) -> Finding | None:
     """What torch itself sees, asked in a process of its own, and only where there is something to see."""
     gpus = usable(machine)
     if not gpus or machine.torch_cuda is None:
@@ -136,12 +136,12 @@ def torch(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(f"torch sees {seen['count']}")
 
 
-def compilers(machine: Machine, wanted: Wanted) -> Finding | None:
+def compilers(machine: Machine, requested: Requested) -> Finding | None:
     """SGLang 0.5.10 and flashinfer compile kernels when the server starts, Triton a launcher in C."""
-    if not usable(machine) or not wanted.on_gpu:
+    if not usable(machine) or not requested.on_gpu:
         return None
     lacking = []
-    if wanted.backend == "sglang" and not machine.nvcc:
+    if requested.backend == "sglang" and not machine.nvcc:
         lacking.append("nvcc (SGLang compiles kernels as it starts)")
     if not machine.compiler:
         lacking.append("g++")
@@ -156,13 +156,13 @@ def compilers(machine: Machine, wanted: Wanted) -> Finding | None:
     return fail(f"not there: {', '.join(lacking)}", f"sudo apt install {names}{source}; or {IN_A_CONTAINER}")
 
 
-def attention(machine: Machine, wanted: Wanted) -> Finding | None:
+def attention(machine: Machine, requested: Requested) -> Finding | None:
     gpus = usable(machine)
-    if not gpus or wanted.backend != "sglang":
+    if not gpus or requested.backend != "sglang":
         return None
     capabilities = [gpu.capability for gpu in gpus]
     weakest, newest = min(capabilities), max(capabilities)
-    asked, best = wanted.get("sglang.attention_backend"), attention_backend(capabilities)
+    asked, best = requested.get("sglang.attention_backend"), attention_backend(capabilities)
     key = f"sglang.attention_backend={best}"
     cure = " ".join(as_overrides(server_settings(capabilities))) or key
     if asked == "fa3" and best != "fa3":
@@ -175,10 +175,10 @@ def attention(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(f"sglang.attention_backend={asked or best}{faster}")
 
 
-def flash_attention(machine: Machine, wanted: Wanted) -> Finding | None:
+def flash_attention(machine: Machine, requested: Requested) -> Finding | None:
     """The trainer's attention. AReaL's default wants flash-attn, which it does not install."""
-    asked = wanted.get("actor.attn_impl")
-    if not wanted.on_gpu or asked is None:
+    asked = requested.get("actor.attn_impl")
+    if not requested.on_gpu or asked is None:
         return None
     there = machine.installed.get("flash-attn")
     if asked.startswith("flash_attention") and not there:
@@ -191,28 +191,28 @@ def flash_attention(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(f"actor.attn_impl={asked}{f', flash-attn {there}' if there else ''}")
 
 
-def sharing(machine: Machine, wanted: Wanted) -> Finding | None:
+def sharing(machine: Machine, requested: Requested) -> Finding | None:
     """Server and trainer as two processes on one card."""
     gpus = usable(machine)
-    if len(gpus) != 1 or not wanted.on_gpu:
+    if len(gpus) != 1 or not requested.on_gpu:
         return None
     if gpus[0].compute_mode not in ("Default", "[N/A]"):
         return fail(
             f"compute mode {gpus[0].compute_mode}: one process at a time, and server and trainer share this card",
             "sudo nvidia-smi -c DEFAULT",
         )
-    if wanted.get("enable_offload"):
+    if requested.get("enable_offload"):
         return ok("server and trainer take turns on one card (training/colocation.py), weights by disk")
-    key = "sglang.mem_fraction_static" if wanted.backend == "sglang" else "vllm.gpu_memory_utilization"
-    share = wanted.get(key)
+    key = "sglang.mem_fraction_static" if requested.backend == "sglang" else "vllm.gpu_memory_utilization"
+    share = requested.get(key)
     if share is not None and share > MOST:
         return warn(f"server and trainer share one card: {key}={share} leaves the trainer little", f"{key}=0.4")
     return ok(f"server and trainer share one card: {key}={share}, weights by disk")
 
 
-def memory_in_use(machine: Machine, wanted: Wanted) -> Finding | None:
+def memory_in_use(machine: Machine, requested: Requested) -> Finding | None:
     gpus = usable(machine)
-    if not gpus or not wanted.on_gpu:
+    if not gpus or not requested.on_gpu:
         return None
     if untold := _untold(gpus):
         return untold
@@ -223,34 +223,34 @@ def memory_in_use(machine: Machine, wanted: Wanted) -> Finding | None:
     return warn(f"{', '.join(held)} are taken: {who}", "End those programs (kill PID), or lower the server's share.")
 
 
-def fits(machine: Machine, wanted: Wanted) -> Finding | None:
+def fits(machine: Machine, requested: Requested) -> Finding | None:
     """The memory plan of this run against these cards, and the settings with which it fits."""
     gpus = usable(machine)
-    if not gpus or not wanted.on_gpu:
+    if not gpus or not requested.on_gpu:
         return None
     try:
-        from areal_gsm8k.machine.cards import GPU
+        from areal_gsm8k.machine.cards import CardMemory
         from areal_gsm8k.plan.memory import model_config, plan_for
         from areal_gsm8k.plan.memory.fit import fit
     except ImportError:
         return None
-    shape, _ = model_config.read(wanted.model)
-    cards = [GPU(gpu.memory / GIB, gpu.used / GIB) for gpu in gpus]
+    shape, _ = model_config.read(requested.model)
+    cards = [CardMemory(gpu.memory / GIB, gpu.used / GIB) for gpu in gpus]
     memory = min(machine.memory, machine.memory_limit or machine.memory)
-    plan = plan_for(wanted.values, shape, cards, memory)
+    plan = plan_for(requested.values, shape, cards, memory)
     needs = f"{plan.fullest.total / GIB:.1f} of {plan.fullest.capacity / GIB:.1f} GiB are needed at most, by gsm8k plan"
     if plan.fits:
         return ok(needs)
-    found = fit(wanted.values, shape, cards, wanted.with_settings, memory)
+    found = fit(requested.values, shape, cards, requested.with_settings, memory)
     if not found.plan.fits:
         return fail(f"{needs}; no setting makes it fit", "A smaller model: ./run gsm8k recipes")
     cure = " ".join(as_overrides(found.settings))
     return fail(needs, cure, cure)
 
 
-def memory_plan(machine: Machine, wanted: Wanted) -> Finding | None:
+def memory_plan(machine: Machine, requested: Requested) -> Finding | None:
     """`fits`, where the cards' memory is known; `memory_in_use` says where it is not."""
-    return None if _untold(usable(machine)) else fits(machine, wanted)
+    return None if _untold(usable(machine)) else fits(machine, requested)
 
 
 def _untold(gpus: list[Gpu]) -> Finding | None:

@@ -3,7 +3,7 @@
 import time
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine.facts import GIB, Machine
 
 PYTHONS = ((3, 11), (3, 12))
@@ -17,7 +17,7 @@ ZOMBIES = 50
 SKEW = 120.0  # seconds by which TLS, tokens and W&B begin to fail
 
 
-def system(machine: Machine, wanted: Wanted) -> Finding:
+def system(machine: Machine, requested: Requested) -> Finding:
     name, kind = machine.system, machine.architecture
     if name == "Windows":
         return fail(
@@ -37,14 +37,14 @@ def system(machine: Machine, wanted: Wanted) -> Finding:
     return ok(f"Linux {kind}{' under WSL 2' if machine.wsl else ''}")
 
 
-def python(machine: Machine, wanted: Wanted) -> Finding:
+def python(machine: Machine, requested: Requested) -> Finding:
     version = ".".join(map(str, machine.python))
     if tuple(machine.python[:2]) in PYTHONS:
         return ok(version)
     return fail(f"{version}; the packages are locked for 3.11 and 3.12", "PYTHON=python3.12 ./run doctor")
 
 
-def processor(machine: Machine, wanted: Wanted) -> Finding:
+def processor(machine: Machine, requested: Requested) -> Finding:
     cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
     if machine.architecture == "x86_64" and machine.cpu_flags and "avx2" not in machine.cpu_flags:
         return warn(
@@ -55,9 +55,9 @@ def processor(machine: Machine, wanted: Wanted) -> Finding:
     return ok(cores)
 
 
-def memory(machine: Machine, wanted: Wanted) -> Finding:
+def memory(machine: Machine, requested: Requested) -> Finding:
     """RAM, as far as a container may use it."""
-    least, enough = GPU_MEMORY if wanted.on_gpu else CPU_MEMORY
+    least, enough = GPU_MEMORY if requested.on_gpu else CPU_MEMORY
     limit = machine.memory_limit
     usable, free = min(machine.memory, limit or machine.memory), machine.memory_free
     found = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if limit else "") + f", {free / GIB:.1f} free"
@@ -69,11 +69,11 @@ def memory(machine: Machine, wanted: Wanted) -> Finding:
     return ok(found)
 
 
-def wsl_memory(machine: Machine, wanted: Wanted) -> Finding | None:
+def wsl_memory(machine: Machine, requested: Requested) -> Finding | None:
     """WSL 2 is a virtual machine that gets half of the PC's memory unless .wslconfig says otherwise."""
     if machine.wsl != 2:
         return None
-    enough = (GPU_MEMORY if wanted.on_gpu else CPU_MEMORY)[1]
+    enough = (GPU_MEMORY if requested.on_gpu else CPU_MEMORY)[1]
     said = f"memory={machine.wslconfig}" if machine.wslconfig else "no memory= in .wslconfig, so half of the PC's"
     found = f"WSL may use {machine.memory / GIB:.1f} GiB ({said})"
     if machine.memory < enough:
@@ -85,7 +85,7 @@ def wsl_memory(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(found)
 
 
-def shared_memory(machine: Machine, wanted: Wanted) -> Finding | None:
+def shared_memory(machine: Machine, requested: Requested) -> Finding | None:
     size = machine.shared_memory
     if size is None:
         return None
@@ -93,10 +93,10 @@ def shared_memory(machine: Machine, wanted: Wanted) -> Finding | None:
     if size >= SHARED_MEMORY:
         return ok(found)
     fix = "docker run --shm-size=16g (compose: shm_size), or --ipc=host; elsewhere: mount -o remount,size=16G /dev/shm"
-    return fail(found, fix) if wanted.on_gpu else warn(f"{found}; enough for the CPU recipe only", fix)
+    return fail(found, fix) if requested.on_gpu else warn(f"{found}; enough for the CPU recipe only", fix)
 
 
-def open_files(machine: Machine, wanted: Wanted) -> Finding | None:
+def open_files(machine: Machine, requested: Requested) -> Finding | None:
     limit = machine.open_files
     if limit is None:
         return None
@@ -105,7 +105,7 @@ def open_files(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok("no limit" if limit < 0 else f"{limit} at once")
 
 
-def processes(machine: Machine, wanted: Wanted) -> Finding:
+def processes(machine: Machine, requested: Requested) -> Finding:
     if machine.training:
         return warn(
             f"{len(machine.training)} of a run are there: {'; '.join(machine.training[:3])}",
@@ -118,7 +118,7 @@ def processes(machine: Machine, wanted: Wanted) -> Finding:
     return ok("none of another run")
 
 
-def clock(machine: Machine, wanted: Wanted) -> Finding:
+def clock(machine: Machine, requested: Requested) -> Finding:
     skew = next((answer.skew for answer in machine.answers.values() if answer.skew is not None), None)
     set_it = "sudo hwclock -s (WSL after sleep), or sudo timedatectl set-ntp true"
     if machine.now < machine.newest_file - SKEW:

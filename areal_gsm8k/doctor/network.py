@@ -1,7 +1,7 @@
 """Checks of the network: addresses and ports of this machine, the hub, its token and cache, the package index."""
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine.facts import Machine
 from areal_gsm8k.machine.network import PORTS
 
@@ -9,7 +9,7 @@ GATED = ("meta-llama/", "google/gemma")  # a licence must be accepted on the hub
 RANGE = f"{PORTS[0]} to {PORTS[1]}"
 
 
-def loopback(machine: Machine, wanted: Wanted) -> Finding:
+def loopback(machine: Machine, requested: Requested) -> Finding:
     if machine.loopback_error:
         return fail(
             f"127.0.0.1 cannot be used: {machine.loopback_error}",
@@ -18,7 +18,7 @@ def loopback(machine: Machine, wanted: Wanted) -> Finding:
     return ok("processes reach each other on 127.0.0.1")
 
 
-def ports(machine: Machine, wanted: Wanted) -> Finding:
+def ports(machine: Machine, requested: Requested) -> Finding:
     share = machine.free_ports
     if share == 0:
         return fail(f"none of those tried from {RANGE} is free", "Find who has them: ss -ltnp")
@@ -27,9 +27,9 @@ def ports(machine: Machine, wanted: Wanted) -> Finding:
     return ok(f"{share:.0%} of those tried from {RANGE} are free")
 
 
-def host_address(machine: Machine, wanted: Wanted) -> Finding | None:
+def host_address(machine: Machine, requested: Requested) -> Finding | None:
     """AReaL's servers listen on the host's address, not on loopback."""
-    if not wanted.on_gpu:
+    if not requested.on_gpu:
         return None
     name_it = "sudo ip addr add 10.255.255.1/32 dev lo; echo 10.255.255.1 $(hostname) | sudo tee -a /etc/hosts"
     try:
@@ -44,9 +44,9 @@ def host_address(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok(f"servers listen on {address}, without a password: for networks you trust")
 
 
-def proxy(machine: Machine, wanted: Wanted) -> Finding | None:
+def proxy(machine: Machine, requested: Requested) -> Finding | None:
     """AReaL waits for its server with `requests`, which heeds http_proxy."""
-    if not wanted.on_gpu:
+    if not requested.on_gpu:
         return None
     if machine.proxied:
         direct = f"localhost,127.0.0.1,{machine.host_address}"
@@ -57,9 +57,9 @@ def proxy(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok("none between server and trainer")
 
 
-def hub(machine: Machine, wanted: Wanted) -> Finding:
+def hub(machine: Machine, requested: Requested) -> Finding:
     """Whether what must be downloaded can be."""
-    lacking = [name for kind, name in wanted.from_hub if not machine.is_cached(kind, name)]
+    lacking = [name for kind, name in requested.from_hub if not machine.is_cached(kind, name)]
     needed = f"; not on this disk: {', '.join(lacking)}" if lacking else "; nothing is needed from it"
     elsewhere = (
         "Or download where there is a network (hf download NAME --local-dir FOLDER; data: --repo-type dataset) and "
@@ -76,11 +76,11 @@ def hub(machine: Machine, wanted: Wanted) -> Finding:
     return ok(f"{machine.hub_url} answers{needed}")
 
 
-def token(machine: Machine, wanted: Wanted) -> Finding | None:
-    if not wanted.from_hub:
+def token(machine: Machine, requested: Requested) -> Finding | None:
+    if not requested.from_hub:
         return None
     held = machine.hub_token
-    gated = [name for _, name in wanted.from_hub if name.startswith(GATED)]
+    gated = [name for _, name in requested.from_hub if name.startswith(GATED)]
     if held and (held != held.strip() or not held.startswith("hf_")):
         return warn("the hub's token does not look like one (hf_...)", "export HF_TOKEN=hf_..., or hf auth login")
     if gated and not held and not all(machine.is_cached("models", name) for name in gated):
@@ -91,7 +91,7 @@ def token(machine: Machine, wanted: Wanted) -> Finding | None:
     return ok("a token is there" if held else "none; not needed for public models")
 
 
-def index(machine: Machine, wanted: Wanted) -> Finding:
+def index(machine: Machine, requested: Requested) -> Finding:
     if error := machine.answers["PyPI"].error:
         return warn(
             f"pypi.org does not answer ({error}): packages cannot be installed from there",

@@ -1,17 +1,17 @@
 """Checks of the environment: is the set for this machine installed, and at the locked versions?"""
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
-from areal_gsm8k.doctor.requested import Wanted
+from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine.facts import Machine
 
 MAIN = ("areal", "torch", "transformers", "datasets", "omegaconf", "hydra-core", "huggingface-hub")
 SERVER = ("sglang", "sglang-kernel", "flashinfer-python", "triton")
 
 
-def packages(machine: Machine, wanted: Wanted) -> Finding:
-    kind = "gpu" if wanted.on_gpu or "sglang" in machine.installed else "cpu"  # a GPU set serves the CPU recipe too
-    names = MAIN + (SERVER if wanted.backend == "sglang" else ("vllm",) if wanted.backend == "vllm" else ())
-    if wanted.get("enable_offload"):
+def packages(machine: Machine, requested: Requested) -> Finding:
+    kind = "gpu" if requested.on_gpu or "sglang" in machine.installed else "cpu"  # a GPU set serves the CPU recipe too
+    names = MAIN + (SERVER if requested.backend == "sglang" else ("vllm",) if requested.backend == "vllm" else ())
+    if requested.get("enable_offload"):
         names += ("torch-memory-saver",)
     missing = [name for name in names if name not in machine.installed]
     anew = f"AREAL_GSM8K_DEVICE={kind} ./run doctor installs the locked set anew"

@@ -15,7 +15,7 @@ BY_AREAL = ("sglang", "vllm")  # servers that need an NVIDIA GPU
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Requested:
     """A resolved configuration and the arguments of `./run train` that lead to it.
 
     `mistake` says why it is not the one that was asked for; `values` is {} where there is none at all.
@@ -60,7 +60,7 @@ class Wanted:
             return None
 
 
-def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path]) -> Wanted:
+def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path]) -> Requested:
     """Compose the configuration; without files that of `recipe`, the overlays for this machine's GPUs.
 
     One that cannot run becomes a mistake, beside what would run here.
@@ -70,7 +70,7 @@ def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path])
         chosen = attempt or ([] if gpus else [CPU_OVERLAY])  # as `train` itself does
         try:
             values = compose.make_plan(chosen, settings, gpus).values
-            return Wanted(tuple(attempt), tuple(settings), gpus, values, mistake)
+            return Requested(tuple(attempt), tuple(settings), gpus, values, mistake)
         except (ConfigError, OSError) as error:
             mistake = mistake or str(error)
-    return Wanted((), (), gpus, {}, mistake)
+    return Requested((), (), gpus, {}, mistake)

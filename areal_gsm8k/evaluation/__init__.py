@@ -1,6 +1,7 @@
 """Evaluation of any Hugging Face causal model on GSM8K-like items: completions, verdicts, and a card of what was done.
 
-    card = evaluate("runs/tiny-grpo/1", items.load("generated", "dev", n=100), Settings(answer_format="hash"), folder)
+    settings = EvaluationSettings(answer_format="hash")
+    card = evaluate("runs/tiny-grpo/1", items.load("generated", "dev", n=100), settings, folder)
 
 Behind `gsm8k eval` and `gsm8k generate`, and used in-process by the comparison of models. Imports neither AReaL nor
 SGLang, and nothing heavy before something is generated.
@@ -8,6 +9,6 @@ SGLang, and nothing heavy before something is generated.
 
 from areal_gsm8k.evaluation.card import Card
 from areal_gsm8k.evaluation.evaluation import Evaluation, evaluate
-from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.evaluation.settings import EvaluationError, EvaluationSettings
 
-__all__ = ["Card", "Evaluation", "EvaluationError", "Settings", "evaluate"]
+__all__ = ["Card", "Evaluation", "EvaluationError", "EvaluationSettings", "evaluate"]

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import aiohttp
 
 from areal_gsm8k.data.prompts import stop_ids
-from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
+from areal_gsm8k.evaluation.engine import Answer, CompletionRequest, Deliver
 from areal_gsm8k.evaluation.model import Model
-from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.evaluation.settings import EvaluationError, EvaluationSettings
 
 TRIES = 4
 PAUSE_SECONDS = 0.5  # before the second try; doubled before each further one
@@ -30,7 +30,9 @@ LONGEST_EVENT = 1 << 24  # bytes of one event of a stream, each of which holds t
 class Client:
     """A server and how to ask it. check: raises ChildDied when the server is a child of ours that has died."""
 
-    def __init__(self, kind: str, url: str, model: Model, settings: Settings, check: Callable[[], None] = lambda: None):
+    def __init__(
+        self, kind: str, url: str, model: Model, settings: EvaluationSettings, check: Callable[[], None] = lambda: None
+    ):
         """Raises EvaluationError when nothing answers at the URL."""
         self.served = served_model(url)
         self.kind, self.url, self.settings, self.check = kind, url.rstrip("/"), settings, check
@@ -40,14 +42,14 @@ class Client:
         self.body, self.read = (self._vllm, self._of_vllm) if kind == "vllm" else (self._sglang, self._of_sglang)
         self.joined = _joined_vllm if kind == "vllm" else _joined_sglang
 
-    def answer(self, requests: list[Request], deliver: Deliver) -> None:
+    def answer(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
         """In the order given, `batch_size` at a time."""
         try:
             asyncio.run(self._answer_all(requests, deliver))
         except ExceptionGroup as group:  # of the workers; one reason ended them all
             raise group.exceptions[0] from None
 
-    async def _answer_all(self, requests: list[Request], deliver: Deliver) -> None:
+    async def _answer_all(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
         """As many workers as requests may be under way, all taking from one list."""
         left = iter(requests)
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
@@ -59,11 +61,11 @@ class Client:
             for _ in range(min(self.settings.batch_size, len(requests))):
                 workers.create_task(self._work(session, left, deliver))
 
-    async def _work(self, session: aiohttp.ClientSession, left: Iterator[Request], deliver: Deliver) -> None:
+    async def _work(self, session: aiohttp.ClientSession, left: Iterator[CompletionRequest], deliver: Deliver) -> None:
         for request in left:
             deliver([(request, await self._ask(session, request))])
 
-    async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Answer:
+    async def _ask(self, session: aiohttp.ClientSession, request: CompletionRequest) -> Answer:
         """One completion; asked again when the server was busy, broke off or could not be reached."""
         reason, unreachable = "", False
         for attempt in range(TRIES):
@@ -88,7 +90,7 @@ class Client:
             )
         return Answer(error=reason)
 
-    async def stream(self, request: Request, tell: Callable[[str], None]) -> Answer:
+    async def stream(self, request: CompletionRequest, tell: Callable[[str], None]) -> Answer:
         """One completion, asked for once; both servers stop generating when the connection is closed."""
         body = self.body(request) | {"stream": True}
         if self.kind == "vllm":
@@ -117,7 +119,7 @@ class Client:
 
     # -- SGLang, and our embedded server -------------------------------------------------------------------------------
 
-    def _sglang(self, request: Request) -> dict:
+    def _sglang(self, request: CompletionRequest) -> dict:
         sampling = {
             "max_new_tokens": request.max_new_tokens,
             "temperature": self.settings.temperature,
@@ -131,7 +133,7 @@ class Client:
             sampling["sampling_seed"] = request.seed
         return {"input_ids": request.prompt_ids, "sampling_params": sampling}
 
-    def _of_sglang(self, answer: dict, request: Request) -> Answer:
+    def _of_sglang(self, answer: dict, request: CompletionRequest) -> Answer:
         finish, ids = answer["meta_info"]["finish_reason"], answer["output_ids"]
         if finish["type"] == "abort":
             raise Aborted(finish.get("message"))
@@ -141,7 +143,7 @@ class Client:
 
     # -- vLLM ----------------------------------------------------------------------------------------------------------
 
-    def _vllm(self, request: Request) -> dict:
+    def _vllm(self, request: CompletionRequest) -> dict:
         return {
             "model": self.served,
             "prompt": request.prompt_ids,
@@ -155,7 +157,7 @@ class Client:
             "seed": request.seed,
         }
 
-    def _of_vllm(self, answer: dict, request: Request) -> Answer:
+    def _of_vllm(self, answer: dict, request: CompletionRequest) -> Answer:
         choice = answer["choices"][0]
         if choice["finish_reason"] not in ("stop", "length"):
             raise Aborted(choice["finish_reason"])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from areal_gsm8k.evaluation.settings import Settings
+from areal_gsm8k.evaluation.settings import EvaluationSettings
 
 
 @dataclass(frozen=True)
-class Request:
+class CompletionRequest:
     """One completion to be had. prompt_ids: token ids. seed: of its sampling, where the engine can use it."""
 
     row: int  # index into the items
@@ -30,19 +30,19 @@ class Answer:
     error: str | None = None
 
 
-Deliver = Callable[[list[tuple[Request, Answer]]], None]
+Deliver = Callable[[list[tuple[CompletionRequest, Answer]]], None]
 
 
-class Engine(Protocol):
-    settings: Settings  # those of sampling may be replaced between calls
+class CompletionEngine(Protocol):
+    settings: EvaluationSettings  # those of sampling may be replaced between calls
 
-    def answer(self, requests: list[Request], deliver: Deliver) -> None:
+    def answer(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
         """Answer every request, delivering answers as they come, in any order.
 
         Raises EvaluationError or ChildDied when it cannot go on; what was delivered stays.
         """
 
-    async def stream(self, request: Request, tell: Callable[[str], None]) -> Answer:
+    async def stream(self, request: CompletionRequest, tell: Callable[[str], None]) -> Answer:
         """Answer one request and tell the whole text so far, from any thread, whenever there is more of it.
 
         Cancelled, it makes the model stop. Raises ChildDied when a server that was started here has died.

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from areal_gsm8k.evaluation.engine import Engine
+from areal_gsm8k.evaluation.engine import CompletionEngine
 from areal_gsm8k.evaluation.model import Model
-from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.evaluation.settings import EvaluationError, EvaluationSettings
 
 
-def choose(settings: Settings) -> str:
+def choose(settings: EvaluationSettings) -> str:
     """The engine that "auto" means on this machine; any other name is itself."""
     if settings.engine != "auto":
         return settings.engine
@@ -35,7 +35,7 @@ def choose(settings: Settings) -> str:
 
 
 @contextmanager
-def opened(kind: str, model: Model, settings: Settings, log: Path) -> Iterator[Engine]:
+def opened(kind: str, model: Model, settings: EvaluationSettings, log: Path) -> Iterator[CompletionEngine]:
     """The engine, ready to answer; a server that is started ends with the block. Raises EvaluationError, ChildDied."""
     if kind == "hf":
         from areal_gsm8k.evaluation.transformers_engine import TransformersEngine
@@ -52,14 +52,14 @@ def opened(kind: str, model: Model, settings: Settings, log: Path) -> Iterator[E
                 yield Client(kind, server.url, model, settings, server.check)
 
 
-def served_model(settings: Settings) -> str:
+def served_model(settings: EvaluationSettings) -> str:
     """What the server at the settings' URL says it serves. Raises EvaluationError when nothing answers."""
     from areal_gsm8k.evaluation import client
 
     return client.served_model(settings.url)
 
 
-def software(kind: str, settings: Settings) -> dict[str, str]:
+def software(kind: str, settings: EvaluationSettings) -> dict[str, str]:
     """Versions of what generates, for the card; a server at a URL is named by that alone."""
     if settings.url:
         return {"url": settings.url}
@@ -75,7 +75,7 @@ def software(kind: str, settings: Settings) -> dict[str, str]:
     return found
 
 
-def check_installed(kind: str, settings: Settings) -> None:
+def check_installed(kind: str, settings: EvaluationSettings) -> None:
     """Raises EvaluationError when the engine is a server that is to be started and its package is not here."""
     if kind in ("sglang", "vllm") and not settings.url and not find_spec(kind):
         raise EvaluationError(

@@ -1,6 +1,7 @@
 """One model on one set of items: ask what is not had yet, grade, keep every completion, write the card.
 
-evaluate("runs/tiny-grpo/1", items.load("generated", "dev"), Settings(answer_format="hash"), "runs/evaluations/x")
+settings = EvaluationSettings(answer_format="hash")
+evaluate("runs/tiny-grpo/1", items.load("generated", "dev"), settings, "runs/evaluations/x")
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from areal_gsm8k.data import prompts
 from areal_gsm8k.evaluation import engines, test_seal
 from areal_gsm8k.evaluation.card import Card, outcome
 from areal_gsm8k.evaluation.completions import Completions
-from areal_gsm8k.evaluation.engine import Answer, Request
+from areal_gsm8k.evaluation.engine import Answer, CompletionRequest
 from areal_gsm8k.evaluation.items import Items
 from areal_gsm8k.evaluation.model import Model, find
-from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.evaluation.settings import EvaluationError, EvaluationSettings
 from areal_gsm8k.grading import parser
 
 VERDICT = ("lenient", "strict", "formatted", "rule", "extracted", "value")
@@ -42,7 +43,7 @@ class Progress:
 def evaluate(
     model: str | Path,
     items: Items,
-    settings: Settings,
+    settings: EvaluationSettings,
     folder: str | Path,
     *,
     graded: bool = True,
@@ -63,7 +64,7 @@ def evaluate(
 class Evaluation:
     """A model, items and settings, with the prompts they make. Nothing is generated before `run`."""
 
-    def __init__(self, model: Model, items: Items, settings: Settings, graded: bool = True):
+    def __init__(self, model: Model, items: Items, settings: EvaluationSettings, graded: bool = True):
         """Raises EvaluationError when there is nothing to ask, or no engine or tokenizer to ask with."""
         if not items.rows:
             raise EvaluationError(f"{items.source}: no {items.split} rows to evaluate on")
@@ -139,7 +140,7 @@ class Evaluation:
         requests, impossible = self._requests(store.rows.keys())
         started = time.monotonic() - store.seconds
 
-        def deliver(answers: list[tuple[Request, Answer]]) -> None:
+        def deliver(answers: list[tuple[CompletionRequest, Answer]]) -> None:
             graded = [self._row(request, answer) for request, answer in answers]
             store.append(graded, time.monotonic() - started)
             if on_progress:
@@ -154,14 +155,16 @@ class Evaluation:
                 ready.answer(requests, deliver)
         store.sync()
 
-    def _requests(self, had: Container[tuple[str, int]]) -> tuple[list[Request], list[tuple[Request, Answer]]]:
+    def _requests(
+        self, had: Container[tuple[str, int]]
+    ) -> tuple[list[CompletionRequest], list[tuple[CompletionRequest, Answer]]]:
         """What is to be asked, and what cannot be: prompts that leave no room in the model's context."""
         requests, impossible = [], []
         for index, (row, ids) in enumerate(zip(self.items.rows, self.prompts, strict=True)):
             room = self.model.room(len(ids), self.settings.max_new_tokens)
             for sample in range(self.settings.k):
                 seed = (self.settings.seed * 1_000_003 + index * self.settings.k + sample) & LARGEST_SEED
-                request = Request(index, sample, ids, room, seed)
+                request = CompletionRequest(index, sample, ids, room, seed)
                 if (row["id"], sample) in had:
                     continue
                 if room < 1:
@@ -172,7 +175,7 @@ class Evaluation:
                     requests.append(request)
         return requests, impossible
 
-    def _row(self, request: Request, answer: Answer) -> dict:
+    def _row(self, request: CompletionRequest, answer: Answer) -> dict:
         """The line of completions.jsonl: the completion with its verdict, or with the reason why there is none."""
         item = self.items.rows[request.row]
         row = {

@@ -1,6 +1,6 @@
 """How completions are asked for: one value object, from the command line's options or from other code.
 
-Settings(answer_format="hash", k=4, temperature=1.0)
+EvaluationSettings(answer_format="hash", k=4, temperature=1.0)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class EvaluationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """Everything an evaluation depends on besides the model and the items. Raises EvaluationError on nonsense."""
 
     answer_format: str = "boxed"  # a name of prompts.FORMATS

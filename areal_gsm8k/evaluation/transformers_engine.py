@@ -27,9 +27,9 @@ from transformers import (
 from transformers.utils import logging
 
 from areal_gsm8k.data.prompts import configured_stop_ids, stop_ids
-from areal_gsm8k.evaluation.engine import Answer, Deliver, Request
+from areal_gsm8k.evaluation.engine import Answer, CompletionRequest, Deliver
 from areal_gsm8k.evaluation.model import Model
-from areal_gsm8k.evaluation.settings import EvaluationError, Settings
+from areal_gsm8k.evaluation.settings import EvaluationError, EvaluationSettings
 from areal_gsm8k.sft.loop import pick_device
 
 RANDOM_STATE = threading.Lock()  # torch has one for all; models that sample in threads take turns
@@ -50,7 +50,7 @@ def load(folder: Path):
 class TransformersEngine:
     """A loaded model and its tokenizer."""
 
-    def __init__(self, model: Model, settings: Settings):
+    def __init__(self, model: Model, settings: EvaluationSettings):
         """Raises EvaluationError when transformers cannot load it as a causal language model."""
         self.tokenizer, self.settings = model.tokenizer, settings
         self.model = load(model.folder)
@@ -59,16 +59,18 @@ class TransformersEngine:
         self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)  # masked, and cut off behind a stop
         self.model.generation_config = GenerationConfig()  # else its own top_p or repetition_penalty would apply
 
-    def answer(self, requests: list[Request], deliver: Deliver) -> None:
+    def answer(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
         """Batches of neighbours in length, the longest first; a batch shares its limit on new tokens."""
         ordered = sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.prompt_ids)))
         for _, same_limit in groupby(ordered, key=lambda request: request.max_new_tokens):
             while batch := list(islice(same_limit, self.settings.batch_size)):
                 deliver(list(zip(batch, self._generate(batch), strict=True)))
 
-    async def stream(self, request: Request, tell: Callable[[str], None]) -> Answer:
+    async def stream(self, request: CompletionRequest, tell: Callable[[str], None]) -> Answer:
         """Generated in a thread, which ends with the next token when this is cancelled."""
-        watch = Watch(len(request.prompt_ids), lambda ids: tell(self.tokenizer.decode(ids, skip_special_tokens=True)))
+        watch = TokenWatch(
+            len(request.prompt_ids), lambda ids: tell(self.tokenizer.decode(ids, skip_special_tokens=True))
+        )
         try:
             (answer,) = await asyncio.to_thread(self._generate, [request], [watch])
             return answer
@@ -76,7 +78,7 @@ class TransformersEngine:
             watch.stopped.set()
 
     @torch.inference_mode()
-    def _generate(self, batch: list[Request], watches: list[StoppingCriteria] | None = None) -> list[Answer]:
+    def _generate(self, batch: list[CompletionRequest], watches: list[StoppingCriteria] | None = None) -> list[Answer]:
         longest = max(len(request.prompt_ids) for request in batch)
         padding = [longest - len(request.prompt_ids) for request in batch]
         ids = [[self.pad_id] * pad + request.prompt_ids for request, pad in zip(batch, padding, strict=True)]
@@ -118,7 +120,7 @@ class TransformersEngine:
         return Answer(text, len(tokens), truncated=end is None and len(tokens) >= limit)
 
 
-class Watch(StoppingCriteria):
+class TokenWatch(StoppingCriteria):
     """Shows the tokens of a batch of one as they come, and ends it once `stopped` is set."""
 
     def __init__(self, prompt_tokens: int, show: Callable[[list[int]], None]):

@@ -11,7 +11,7 @@ _CARDS = re.compile(r"(?:(?P<count>[1-9]\d*)x)?(?P<gib>\d+(?:\.\d+)?)(?:\s*gi?b)
 
 
 @dataclass(frozen=True)
-class GPU:
+class CardMemory:
     """One card. `used` is what other programs hold of it."""
 
     gib: float
@@ -22,15 +22,15 @@ class GPU:
         return int(self.gib * GIB)
 
 
-def read(text: str, option: str) -> list[GPU]:
+def read(text: str, option: str) -> list[CardMemory]:
     """`24` or `2x24`: cards and GiB of each. Raises ValueError naming the option."""
     found = _CARDS.fullmatch(text.strip())
     if not found or not float(found["gib"]):
         raise ValueError(f"{option} {text}: give the GiB of a card, as in 24, or cards times GiB, as in 2x24.")
-    return [GPU(float(found["gib"]))] * int(found["count"] or 1)
+    return [CardMemory(float(found["gib"]))] * int(found["count"] or 1)
 
 
-def here() -> list[GPU]:
+def here() -> list[CardMemory]:
     """The NVIDIA cards this process may use, with what is in use on them; none where no driver answers.
 
     In the order of CUDA_VISIBLE_DEVICES; a card whose memory nvidia-smi does not tell is left out.
@@ -38,4 +38,4 @@ def here() -> list[GPU]:
     gpus = {str(gpu.index): gpu for gpu in nvidia.listed()}
     names = nvidia.visible([gpu.uuid for gpu in gpus.values()], os.environ.get("CUDA_VISIBLE_DEVICES"))
     chosen = [gpus[name] for name in names if name in gpus]
-    return [GPU(gpu.memory / GIB, gpu.used / GIB) for gpu in chosen if gpu.memory is not None]
+    return [CardMemory(gpu.memory / GIB, gpu.used / GIB) for gpu in chosen if gpu.memory is not None]

@@ -16,14 +16,14 @@ from importlib import metadata
 from pathlib import Path
 
 from areal_gsm8k.machine import network, nvidia
-from areal_gsm8k.machine.network import Answer
+from areal_gsm8k.machine.network import WebAnswer
 from areal_gsm8k.machine.nvidia import Driver
 from areal_gsm8k.paths import PROJECT
 
 GIB = 1 << 30
 KIB = 1 << 10
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-OURS = re.compile(r"areal_gsm8k\.(loop|serve)|train_grpo\.py|areal\.infra|sglang\S*launch_server")
+OURS = re.compile(r"areal_gsm8k\.(training|launch|serve)|train_grpo\.py|areal\.infra|sglang\S*launch_server")
 TORCH = """
 import json, torch
 there = torch.cuda.is_available()
@@ -251,7 +251,7 @@ class Machine:
         return self.environment.get("HF_ENDPOINT") or "https://huggingface.co"
 
     @cached_property
-    def answers(self) -> dict[str, Answer]:
+    def answers(self) -> dict[str, WebAnswer]:
         """Of the hub and the package index."""
         return network.ask({"hub": self.hub_url, "PyPI": "https://pypi.org/simple/pip/"})
 

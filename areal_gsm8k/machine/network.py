@@ -15,16 +15,16 @@ TRIED = 40
 
 
 @dataclass(frozen=True)
-class Answer:
+class WebAnswer:
     """What a web server said: `skew` is its clock minus ours in seconds; `error` says why there was no answer."""
 
     error: str = ""
     skew: float | None = None
 
 
-def ask(urls: dict[str, str]) -> dict[str, Answer]:
+def ask(urls: dict[str, str]) -> dict[str, WebAnswer]:
     """Ask every server at once, for at most SECONDS: names are looked up without a limit of their own."""
-    answers: dict[str, Answer] = {}
+    answers: dict[str, WebAnswer] = {}
     threads = [
         threading.Thread(target=lambda n=name, u=url: answers.setdefault(n, _ask(u)), daemon=True)
         for name, url in urls.items()
@@ -34,10 +34,10 @@ def ask(urls: dict[str, str]) -> dict[str, Answer]:
     deadline = time.monotonic() + SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return {name: answers.get(name, Answer(f"no answer in {SECONDS:.0f} s")) for name in urls}
+    return {name: answers.get(name, WebAnswer(f"no answer in {SECONDS:.0f} s")) for name in urls}
 
 
-def _ask(url: str) -> Answer:
+def _ask(url: str) -> WebAnswer:
     try:
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "areal-gsm8k doctor"})
         try:
@@ -45,9 +45,9 @@ def _ask(url: str) -> Answer:
                 date = response.headers.get("Date")
         except urllib.error.HTTPError as answered:  # any status is an answer
             date = answered.headers.get("Date")
-        return Answer(skew=parsedate_to_datetime(date).timestamp() - time.time() if date else None)
+        return WebAnswer(skew=parsedate_to_datetime(date).timestamp() - time.time() if date else None)
     except (OSError, ValueError) as error:
-        return Answer(str(getattr(error, "reason", error)) or type(error).__name__)
+        return WebAnswer(str(getattr(error, "reason", error)) or type(error).__name__)
 
 
 def loopback() -> str:

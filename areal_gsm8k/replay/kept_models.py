@@ -3,8 +3,8 @@
 A run counts its policy by updates: version 0 is the start model, version n the model after step n. Kept are the start
 model, the checkpoints (best, last, one every saver.freq_steps), the weights served last and two recovery points.
 
-policy = policies.nearest(run, config, version=57)
-with policies.model_folder(policy, config) as folder: ...
+policy = kept_models.nearest(run, config, version=57)
+with kept_models.model_folder(policy, config) as folder: ...
 
 gsm8k replay runs/tiny-grpo/demo --sample 460
 """

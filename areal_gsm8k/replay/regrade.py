@@ -54,7 +54,7 @@ class Regraded:
 
 
 @dataclass(frozen=True)
-class Change:
+class RewardChange:
     """What another reward changes in the samples of one step, or of many. Means are over samples that got a reward."""
 
     samples: int
@@ -147,7 +147,7 @@ class Regrader:
         return kept_models.tokenizer(self.run, self.config)
 
 
-def summarise(regraded: list[Regraded]) -> Change:
+def summarise(regraded: list[Regraded]) -> RewardChange:
     """The change over the samples of one step."""
     paid = [one for one in regraded if one.reward is not None]
     groups: dict[str, list[Regraded]] = {}
@@ -156,7 +156,7 @@ def summarise(regraded: list[Regraded]) -> Change:
     whole = [group for group in groups.values() if all(one.reward is not None for one in group)]
     signal = [_differ(one.row["reward"] for one in group) for group in whole]
     gained, lost = gained_lost(signal, [_differ(one.reward for one in group) for group in whole])
-    return Change(
+    return RewardChange(
         samples=len(regraded),
         reward_before=_mean([one.row["reward"] for one in paid]),
         reward=_mean([one.reward for one in paid]),
@@ -170,7 +170,7 @@ def summarise(regraded: list[Regraded]) -> Change:
     )
 
 
-def total(changes: list[Change]) -> Change:
+def total(changes: list[RewardChange]) -> RewardChange:
     """The change over all steps from those of each."""
     counted = ("samples", "sign_changes", "groups", "gained", "lost", "errors", "otherwise")
     sums = {name: sum(getattr(change, name) for change in changes) for name in counted}
@@ -181,7 +181,7 @@ def total(changes: list[Change]) -> Change:
         return sum(weighted) / paid if paid else None
 
     disagreement = max((change.disagreement for change in changes), default=0.0)
-    return Change(reward_before=mean("reward_before"), reward=mean("reward"), disagreement=disagreement, **sums)
+    return RewardChange(reward_before=mean("reward_before"), reward=mean("reward"), disagreement=disagreement, **sums)
 
 
 def described(settings: RewardSettings) -> str:

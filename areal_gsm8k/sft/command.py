@@ -1,6 +1,6 @@
 """The command line that train_local_simple.py and train_hf_trainer.py share: two trainers, everything else the same.
 
-    main = sft_command.command(sft.train, "a plain PyTorch loop")
+    main = command.command(loop.train, "a plain PyTorch loop")
 
 It reads the problems, loads the model, prepares --output-dir and hands over to the trainer. In --output-dir then lie
 model/ (Hugging Face format), train_log.jsonl (one object an update), summary.json, settings.json (what the training was
@@ -34,7 +34,7 @@ MAY_CHANGE = ("max_time", "device", "checkpoint_steps")  # between a training an
 
 
 def command(train: Callable[..., dict], method: str) -> Callable[..., None]:
-    """A typer command that fine-tunes with `train`: a function with the parameters and result of `sft.train`."""
+    """A typer command that fine-tunes with `train`: a function with the parameters and result of `loop.train`."""
 
     def main(
         # what is trained
@@ -108,7 +108,7 @@ def command(train: Callable[..., dict], method: str) -> Callable[..., None]:
             check_settings(output_dir / "settings.json", facts, resume)
             print(f"{len(examples):,} problems from {data}, {left_out:,} left out as longer than {max_length} tokens")
             log = StepLog(output_dir / "train_log.jsonl")
-            with Progress() as progress:
+            with ProgressLine() as progress:
 
                 def on_step(event: dict) -> None:
                     log.add(event)
@@ -226,10 +226,10 @@ class StepLog:
         append_lines(self.path, [event], sync=False)
 
 
-class Progress:
+class ProgressLine:
     """A rich bar on a terminal, about twenty plain lines elsewhere."""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar

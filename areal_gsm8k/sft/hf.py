@@ -1,8 +1,8 @@
-"""The supervised training of sft.py through transformers.Trainer: behind train_hf_trainer.py.
+"""The supervised training of loop.py through transformers.Trainer: behind train_hf_trainer.py.
 
 Trainer keeps what it is known for: its loop, gradient accumulation, clipping, mixed precision, checkpoints, resuming.
 It is given our batches in our order, our optimiser and schedule, and the loss as the mean over all tokens of an update,
-so its losses are those of `sft.train`.
+so its losses are those of `loop.train`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def train(
     on_step: Callable[[dict], None],
     folder: Path,
 ) -> dict:
-    """What `sft.train` does, by transformers.Trainer, with the same parameters, events and summary.
+    """What `loop.train` does, by transformers.Trainer, with the same parameters, events and summary.
 
     Trainer's checkpoints lie in folder/recovery; the training goes on from the newest complete one there. Weights of
     examples must be 0 or 1. Raises ImportError when accelerate, which Trainer needs, is not installed.
@@ -66,7 +66,7 @@ def train(
             loop.batches([len(one.input_ids) for one in examples], settings.batch_size, settings.seed), micro_batches
         )
     )
-    watch = Watch(settings, learnt_after(order, examples, settings), on_step)
+    watch = StepWatch(settings, learnt_after(order, examples, settings), on_step)
     use_cache = model.config.use_cache  # of generation; Trainer turns it off for good
     trainer = SFTTrainer(model.to(device), tokenizer, examples, order, settings, arguments, watch)
     reason, failed = loop.ALL_DONE, False
@@ -130,7 +130,7 @@ def token_mean(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor) 
     return ForCausalLMLoss(outputs.logits, labels, outputs.logits.shape[-1], num_items_in_batch)
 
 
-class Watch(TrainerCallback):
+class StepWatch(TrainerCallback):
     """Reports every update, stops when the time is up, and before a gradient that is no number reaches the weights."""
 
     def __init__(self, settings: loop.SFTSettings, learnt: list[int], on_step: Callable[[dict], None]):

@@ -28,7 +28,7 @@ from areal_gsm8k.grading.rewards import PARTS
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
-from areal_gsm8k.watch.trend import WINDOW, Course
+from areal_gsm8k.watch.trend import WINDOW, Trend
 
 EVERY = 5  # steps between two entries
 MARGIN = 2.0  # standard errors
@@ -162,12 +162,12 @@ def record(runs: list[Run], hardware: str) -> Band:
             raise BandError(f"{run.root}: no finished run there (no summary.json).")
         if other := _differences(recipe(configs[0]), recipe(config)):
             raise BandError(f"{run.root} is of another recipe than {runs[0].root}: {next(iter(other))} differs.")
-    courses = [Course(run.read_metrics(), config) for run, config in zip(runs, configs, strict=True)]
-    length = min(len(course.rewards) for course in courses)
+    trends = [Trend(run.read_metrics(), config) for run, config in zip(runs, configs, strict=True)]
+    length = min(len(trend.rewards) for trend in trends)
     if length < WINDOW:
         raise BandError(f"the shortest of the runs has {length} steps; a band begins at step {WINDOW}.")
     steps = list(range(WINDOW, length + 1, EVERY))
-    ranges = [_range(courses, step) for step in steps]
+    ranges = [_range(trends, step) for step in steps]
     launches = [run.read_launches() for run in runs]
     facts = {
         "commands": [_without_places(launch[0]["command"]) for launch in launches if launch],
@@ -187,8 +187,8 @@ def _without_places(command: str) -> str:
     return shlex.join("/".join(Path(part).parts[-2:]) if Path(part).is_absolute() else part for part in parts)
 
 
-def _range(courses: list[Course], step: int) -> Range:
-    levels, firsts = [course.level(step) for course in courses], [course.first() for course in courses]
+def _range(trends: list[Trend], step: int) -> Range:
+    levels, firsts = [trend.level(step) for trend in trends], [trend.first() for trend in trends]
     pairs = list(zip(levels, firsts, strict=True))
     values, gains = [level.value for level in levels], [level.value - first.value for level, first in pairs]
     room = _room(level.error for level in levels)

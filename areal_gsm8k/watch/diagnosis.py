@@ -1,4 +1,4 @@
-"""Why a run does not learn: rules that look at its course, and what each would try.
+"""Why a run does not learn: rules that look at its metrics, and what each would try.
 
 Each rule returns what it found, with the strength of its evidence, or None; `likely` ranks them. A rule knows one
 cause and reads it from metrics, configuration and, where the recipe's band was recorded with another value, from that
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from areal_gsm8k.data.prompts import FORMATS
-from areal_gsm8k.watch.trend import SURE, Course
+from areal_gsm8k.watch.trend import SURE, Trend
 
 ON_TRACK, TOO_EARLY, SLOW, FLAT, COLLAPSING = "on track", "too early", "slow", "flat", "collapsing"
 
@@ -48,14 +48,14 @@ class Found(NamedTuple):
 class Case:
     """A run in some state. `recorded`: {key: (recorded with, found)} where its recipe is not the band's."""
 
-    course: Course
+    trend: Trend
     state: str
     recorded: dict[str, tuple[Any, Any]]
 
     @property
     def rate(self) -> float | None:
         """The configured learning rate."""
-        return self.course.get("actor.optimizer.lr")
+        return self.trend.get("actor.optimizer.lr")
 
     @property
     def recorded_rate(self) -> float | None:
@@ -65,18 +65,18 @@ class Case:
     @property
     def falling(self) -> bool:
         """Whether the reward goes down: it collapses, is below its best, or its trend is."""
-        return self.state == COLLAPSING or bool(self.course.fallen_from()) or self.course.rise().z < -SURE
+        return self.state == COLLAPSING or bool(self.trend.fallen_from()) or self.trend.rise().z < -SURE
 
     def now(self, name: str) -> float:
-        return self.course.now(name) or 0.0
+        return self.trend.now(name) or 0.0
 
     def start(self, name: str) -> float:
-        return self.course.start(name) or 0.0
+        return self.trend.start(name) or 0.0
 
 
 def likely(case: Case) -> list[Cause]:
     """The causes with evidence, strongest first. Of a run that is not off its track only what is certain."""
-    if case.course.get("reward.shuffled"):
+    if case.trend.get("reward.shuffled"):
         return [CONTROL_RUN]  # explains whatever else is seen
     found = [finding for rule in RULES if (finding := rule(case))]
     least = CERTAIN if case.state in (ON_TRACK, TOO_EARLY) else POSSIBLE
@@ -87,10 +87,10 @@ def likely(case: Case) -> list[Cause]:
 
 
 def format_not_followed(case: Case) -> Found | None:
-    course, followed = case.course, case.course.now("format_rate")
+    trend, followed = case.trend, case.trend.now("format_rate")
     if followed is None or followed > RARE or case.start("format_rate") > OFTEN:  # lost on the way: a symptom
         return None
-    asked, paid = course.get("answer_format", "boxed"), course.get("reward.format", 0.0) > 0
+    asked, paid = trend.get("answer_format", "boxed"), trend.get("reward.format", 0.0) > 0
     lenient, strict = case.now("accuracy"), case.now("accuracy_strict")
     evidence = f"format_rate {followed:.0%}: answers in answer_format={asked}"
     if lenient > strict + RARE:
@@ -105,10 +105,10 @@ def format_not_followed(case: Case) -> Found | None:
 
 
 def too_short(case: Case) -> Found | None:
-    course, now, before = case.course, case.now("truncated"), case.start("truncated")
+    trend, now, before = case.trend, case.now("truncated"), case.start("truncated")
     if now < OFTEN or (case.state == COLLAPSING and before < OFTEN):
         return None
-    limit = course.get("gconfig.max_new_tokens", 0)
+    limit = trend.get("gconfig.max_new_tokens", 0)
     evidence = f"{now:.0%} of the completions are cut off at {limit} tokens ({before:.0%} at the start)"
     cause = Cause("completions are cut off", evidence, f"gconfig.max_new_tokens={2 * limit}")
     return Found(LIKELY if before >= OFTEN else POSSIBLE, cause)
@@ -145,7 +145,7 @@ def rate_too_low(case: Case) -> Found | None:
         return None
     lower = (case.recorded_rate or case.rate) / case.rate
     signs = [f"the band was recorded with {lower:.3g} times as much"] if lower >= TIMES else []
-    drift = case.course.now("logprob_drift")
+    drift = case.trend.now("logprob_drift")
     if drift is not None and drift < STILL and case.now("staleness") > 0.5:
         signs.append(f"one version to the next changes a token's logprob by {drift:.1g} only")
     if not signs and case.state == SLOW:  # nothing speaks for it
@@ -158,17 +158,17 @@ def rate_too_low(case: Case) -> Found | None:
 
 def too_hard(case: Case) -> Found | None:
     none, share = case.now("groups_without_signal"), _share(case)
-    if case.state == COLLAPSING or none < MOST or share > 1 - MOST or not case.course.pays_for_answers():
+    if case.state == COLLAPSING or none < MOST or share > 1 - MOST or not case.trend.pays_for_answers():
         return None
     evidence = f"{none:.0%} of the groups have no signal at {share:.0%} of the highest reward: nearly all are all wrong"
-    samples = case.course.get("gconfig.n_samples", 0)
+    samples = case.trend.get("gconfig.n_samples", 0)
     more = f"gconfig.n_samples={2 * samples}, easier problems, a stronger model or SFT first"
     return Found(LIKELY, Cause("the problems are too hard for this model", evidence, more))
 
 
 def too_easy(case: Case) -> Found | None:
     none, share = case.now("groups_without_signal"), _share(case)
-    if none < MOST or share < MOST or not case.course.pays_for_answers():
+    if none < MOST or share < MOST or not case.trend.pays_for_answers():
         return None
     evidence = f"{none:.0%} of the groups have no signal at {share:.0%} of the highest reward: nearly all are all right"
     harder = "train_dataset.path=... with harder problems, or actor.path=... with a weaker model"
@@ -176,12 +176,12 @@ def too_easy(case: Case) -> Found | None:
 
 
 def _share(case: Case) -> float:
-    return case.course.share(case.course.level().value) if case.course.rewards else 0.0
+    return case.trend.share(case.trend.level().value) if case.trend.rewards else 0.0
 
 
 def sampling_too_hot(case: Case) -> Found | None:
-    temperature, sampled = case.course.get("gconfig.temperature", 1.0), case.now("accuracy")
-    greedy = case.course.dev[-1]["dev/accuracy"] if case.course.dev else 0.0
+    temperature, sampled = case.trend.get("gconfig.temperature", 1.0), case.now("accuracy")
+    greedy = case.trend.dev[-1]["dev/accuracy"] if case.trend.dev else 0.0
     if temperature <= 1.0 or sampled > greedy / 2 or greedy < RARE:
         return None
     evidence = f"sampled at temperature {temperature:g} {sampled:.0%} are right, greedily {greedy:.0%} of the dev rows"
@@ -189,7 +189,7 @@ def sampling_too_hot(case: Case) -> Found | None:
 
 
 def sampling_too_alike(case: Case) -> Found | None:
-    temperature, none = case.course.get("gconfig.temperature", 1.0), case.now("groups_without_signal")
+    temperature, none = case.trend.get("gconfig.temperature", 1.0), case.now("groups_without_signal")
     share, entropy, before = _share(case), case.now("entropy"), case.start("entropy")
     cold, gone = temperature < 0.7, bool(before) and entropy < before / 10
     if none < 0.5 or not 0.1 < share < 0.9 or not (cold or gone):
@@ -209,7 +209,7 @@ def stale_rollouts(case: Case) -> Found | None:
 
 
 def engines_disagree(case: Case) -> Found | None:
-    exact = case.course.get("actor.dtype") == "float32"
+    exact = case.trend.get("actor.dtype") == "float32"
     gap, largest = case.now("logprob_gap"), 0.01 if exact else 1.0  # of a single token, same version
     if gap <= largest:
         return None
@@ -219,22 +219,22 @@ def engines_disagree(case: Case) -> Found | None:
 
 
 def rewards_fail(case: Case) -> Found | None:
-    errors = sum(case.course.values("reward_errors"))
-    share = errors / max(1, len(case.course.rows) * case.course.samples_a_step())
+    errors = sum(case.trend.values("reward_errors"))
+    share = errors / max(1, len(case.trend.rows) * case.trend.samples_a_step())
     if share < RARE:
         return None
     evidence = f"{errors:.0f} rewards could not be computed, {share:.0%} of as many as were used"
-    seconds = case.course.get("reward.custom_seconds", 10.0)
+    seconds = case.trend.get("reward.custom_seconds", 10.0)
     cause = Cause("rewards fail", evidence, f"samples/rejected.jsonl says why; reward.custom_seconds={2 * seconds:g}")
     return Found(CERTAIN if share > OFTEN else LIKELY, cause)
 
 
 def wrong_thing_paid(case: Case) -> Found | None:
-    course = case.course
-    if case.state != COLLAPSING or not course.dev or not course.rewards:
+    trend = case.trend
+    if case.state != COLLAPSING or not trend.dev or not trend.rewards:
         return None
-    best = max(row["dev/accuracy"] for row in course.dev)
-    last, reward, start = course.dev[-1]["dev/accuracy"], course.level().value, course.first().value
+    best = max(row["dev/accuracy"] for row in trend.dev)
+    last, reward, start = trend.dev[-1]["dev/accuracy"], trend.level().value, trend.first().value
     if last > best / 2 or reward < start:
         return None
     evidence = f"dev accuracy fell from {best:.0%} to {last:.0%}, the reward went from {start:.2f} to {reward:.2f}"

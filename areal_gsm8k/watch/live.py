@@ -14,8 +14,8 @@ from rich.text import Text
 
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.watch import preflight
-from areal_gsm8k.watch.progress import RECENT, Followed, clock
-from areal_gsm8k.watch.verdict import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, Verdict, cause_line
+from areal_gsm8k.watch.progress import RECENT, RunProgress, clock
+from areal_gsm8k.watch.verdict import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, RunVerdict, cause_line
 
 PHASES = ("time/rollout", "time/logprobs", "time/train", "time/update_weights", "time/eval")
 STYLES = {TOO_EARLY: "dim", ON_TRACK: "green", SLOW: "yellow", FLAT: "yellow", COLLAPSING: "bold red"}
@@ -26,14 +26,14 @@ class LiveView:
 
     def __init__(self, run: Run, console: Console):
         self.run, self.console = run, console
-        self.followed = Followed(run)
+        self.progress = RunProgress(run)
         self._phase = ""
         self._preflight_shown = run.preflight.exists()
         self._started = False  # whether a row was shown; until then every phase is
-        self._progress = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._task = self._progress.add_task("starting", total=None)
-        self.followed.read()
-        self._state = self.followed.verdict.state  # the one last said
+        self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._task = self._bar.add_task("starting", total=None)
+        self.progress.read()
+        self._state = self.progress.verdict.state  # the one last said
         self._live = Live(self._render(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> "LiveView":
@@ -51,16 +51,16 @@ class LiveView:
         if not self._preflight_shown and (found := self.run.read_preflight()):
             self._preflight_shown = True
             self.console.print(preflight.line(found), highlight=False, soft_wrap=True)
-        new = self.followed.read()
+        new = self.progress.read()
         self._started = self._started or bool(new)
         for row in new if not self._live else ():
             self.console.print(self._line(row), highlight=False, soft_wrap=True)
-        for row in self.followed.restarts():
+        for row in self.progress.restarts():
             self.console.print(_restart(row), style="yellow", highlight=False, soft_wrap=True)
-        phase = self.followed.phase
+        phase = self.progress.phase
         if self._live:
-            done, steps = self.followed.step, self.followed.steps
-            self._progress.update(self._task, completed=done, total=steps, description=phase)
+            done, steps = self.progress.step, self.progress.steps
+            self._bar.update(self._task, completed=done, total=steps, description=phase)
             self._live.update(self._render())
         else:
             self._say_changes(phase)
@@ -69,26 +69,26 @@ class LiveView:
     def say_where_it_stands(self) -> None:
         """In plain lines: the last step and the state so far, for who comes late."""
         self._started = self.run.in_a_step()
-        if self.followed.rows and not self._live:
-            self.console.print(self._line(self.followed.rows[-1]), highlight=False, soft_wrap=True)
+        if self.progress.rows and not self._live:
+            self.console.print(self._line(self.progress.rows[-1]), highlight=False, soft_wrap=True)
             self._say_state()
 
     def _say_changes(self, phase: str) -> None:
         """Plain lines: another phase on the way to the first step, and another state after it."""
         if phase != self._phase and not self._started:
             self.console.print(f"{time.strftime('%H:%M:%S')} {phase}", highlight=False)
-        if self.followed.verdict.state != self._state:
+        if self.progress.verdict.state != self._state:
             self._say_state()
 
     def _say_state(self) -> None:
-        verdict = self.followed.verdict
+        verdict = self.progress.verdict
         self._state = verdict.state
         self.console.print(Text(verdict.line(), style=STYLES[verdict.state]), soft_wrap=True)
         for cause in verdict.causes[:1]:
             self.console.print(Text(f"  likely: {cause_line(cause)}"), soft_wrap=True)
 
     def _line(self, row: dict) -> str:
-        of = f"step {row['step']}/{self.followed.steps or '?'}"
+        of = f"step {row['step']}/{self.progress.steps or '?'}"
         if "reward" not in row:
             return f"{of}  dev accuracy {row['dev/accuracy']:.1%} of {row['dev/n']}"
         dev = f"  dev {row['dev/accuracy']:.1%}" if row.get("dev/accuracy") is not None else ""
@@ -96,16 +96,16 @@ class LiveView:
             f"{of}  reward {row['reward']:.3f}  "
             f"no signal {row['groups_without_signal']:.0%}  truncated {row['truncated']:.0%}  "
             f"staleness {row['staleness']:.1f}  {row['tokens_per_second']:.0f} tokens/s  {row['time/step']:.2f} s"
-            f"{dev}  {clock(self.followed.seconds_left())} left"
+            f"{dev}  {clock(self.progress.seconds_left())} left"
         )
 
     def _render(self) -> Group:
-        view, followed = Table.grid(padding=(0, 3)), self.followed
-        if followed.rows:
-            row = followed.rows[-1]
+        view, progress = Table.grid(padding=(0, 3)), self.progress
+        if progress.rows:
+            row = progress.rows[-1]
             view.add_row(
                 "reward",
-                f"{row['reward']:.3f}  (last {RECENT}: {followed.reward():.3f})",
+                f"{row['reward']:.3f}  (last {RECENT}: {progress.reward():.3f})",
                 "tokens/s",
                 f"{row['tokens_per_second']:.0f}",
             )
@@ -118,14 +118,14 @@ class LiveView:
                 f"{name.removeprefix('time/')} {row[name]:.2f}" for name in PHASES if row.get(name) is not None
             )
             view.add_row("seconds a step", f"{row['time/step']:.2f}", "of which", spent)
-            view.add_row("time left", clock(followed.seconds_left()), "", "")
-        if followed.dev:
-            trail = "  ".join(f"{accuracy:.1%} @{step}" for step, accuracy in followed.dev[-6:])
+            view.add_row("time left", clock(progress.seconds_left()), "", "")
+        if progress.dev:
+            trail = "  ".join(f"{accuracy:.1%} @{step}" for step, accuracy in progress.dev[-6:])
             view.add_row("dev accuracy", trail, "", "")
-        return Group(self._progress, view, _state(followed.verdict))
+        return Group(self._bar, view, _state(progress.verdict))
 
 
-def _state(verdict: Verdict) -> Group:
+def _state(verdict: RunVerdict) -> Group:
     """The state line, and the likeliest causes under it."""
     causes = (Text(f"  likely: {cause_line(cause)}") for cause in verdict.causes[:2])
     return Group(Text(verdict.line(), style=STYLES[verdict.state]), *causes)

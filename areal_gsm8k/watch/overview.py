@@ -14,7 +14,7 @@ from rich.table import Table
 
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.watch.live import STYLES
-from areal_gsm8k.watch.progress import Followed, clock
+from areal_gsm8k.watch.progress import RunProgress, clock
 
 COLUMNS = ("step", "reward", "dev", "no signal", "truncated", "tokens/s", "state", "left", "phase")
 
@@ -24,7 +24,7 @@ class Overview:
 
     def __init__(self, runs: list[Run], console: Console):
         self.console = console
-        self.runs = {name: Followed(run) for name, run in zip(_names(runs), runs, strict=True)}
+        self.runs = {name: RunProgress(run) for name, run in zip(_names(runs), runs, strict=True)}
         self._said: dict[str, tuple] = {}
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
@@ -41,11 +41,11 @@ class Overview:
 
     def update(self) -> None:
         """Take in what the runs have written since the last call, and show it."""
-        for name, followed in self.runs.items():
-            followed.read()
-            said = followed.step, followed.ended()
+        for name, progress in self.runs.items():
+            progress.read()
+            said = progress.step, progress.ended()
             if not self._live and said != self._said.get(name):
-                cells = zip(COLUMNS, _cells(followed), strict=True)
+                cells = zip(COLUMNS, _cells(progress), strict=True)
                 line = "  ".join(f"{column} {cell}" for column, cell in cells)
                 self.console.print(f"{name}  {line}", markup=False, highlight=False, soft_wrap=True)
             self._said[name] = said
@@ -53,34 +53,34 @@ class Overview:
             self._live.update(self._table())
 
     def ended(self) -> bool:
-        return all(followed.ended() for followed in self.runs.values())
+        return all(progress.ended() for progress in self.runs.values())
 
     def _table(self) -> Table:
         table = Table("run", *COLUMNS)
-        for name, followed in self.runs.items():
-            cells = [escape(cell) for cell in _cells(followed)]
+        for name, progress in self.runs.items():
+            cells = [escape(cell) for cell in _cells(progress)]
             at = COLUMNS.index("state")
-            cells[at] = f"[{STYLES[followed.verdict.state]}]{cells[at]}[/]"
+            cells[at] = f"[{STYLES[progress.verdict.state]}]{cells[at]}[/]"
             table.add_row(escape(name), *cells)
         return table
 
 
-def _cells(followed: Followed) -> list[str]:
-    row = followed.rows[-1] if followed.rows else {}
+def _cells(progress: RunProgress) -> list[str]:
+    row = progress.rows[-1] if progress.rows else {}
 
     def shown(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     return [
-        f"{followed.step}/{followed.steps or '?'}",
-        shown(followed.reward(), ".3f"),
-        shown(followed.dev[-1][1] if followed.dev else None, ".1%"),
+        f"{progress.step}/{progress.steps or '?'}",
+        shown(progress.reward(), ".3f"),
+        shown(progress.dev[-1][1] if progress.dev else None, ".1%"),
         shown(row.get("groups_without_signal"), ".0%"),
         shown(row.get("truncated"), ".0%"),
         shown(row.get("tokens_per_second"), ".0f"),
-        followed.verdict.state,
-        "-" if followed.ended() else clock(followed.seconds_left()),
-        followed.ended() or followed.phase,
+        progress.verdict.state,
+        "-" if progress.ended() else clock(progress.seconds_left()),
+        progress.ended() or progress.phase,
     ]
 
 

@@ -1,8 +1,8 @@
 """One run as it goes on: the rows, status and restarts it has written since the last look, and its verdict.
 
-    followed = Followed(Run(folder))
-    new = followed.read()           # the new rows of metrics.jsonl
-    followed.verdict, followed.phase, followed.ended()
+    progress = RunProgress(Run(folder))
+    new = progress.read()           # the new rows of metrics.jsonl
+    progress.verdict, progress.phase, progress.ended()
 
 What the live view (live.py) and the table of several runs (overview.py) are drawn from. It only reads.
 """
@@ -14,7 +14,7 @@ from areal_gsm8k.watch import verdict
 RECENT = 10  # steps averaged for the reward
 
 
-class Followed:
+class RunProgress:
     """`rows` are the steps so far, `dev` their evaluations as (step, accuracy), `steps` how many there are to be."""
 
     def __init__(self, run: Run):

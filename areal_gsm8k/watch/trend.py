@@ -1,9 +1,9 @@
 """A run so far: its metrics as series, smoothed, with their sampling error and trend, and the reward's bounds.
 
-    course = Course(run.read_metrics(), config)
-    course.now("entropy"), course.level(), course.rise()
+    trend = Trend(run.read_metrics(), config)
+    trend.now("entropy"), trend.level(), trend.rise()
 
-The verdict's rules (watch/verdict.py, causes.py) and the expected band look at a run through this. Everything
+The verdict's rules (watch/verdict.py, diagnosis.py) and the expected band look at a run through this. Everything
 here is plain arithmetic over the rows of metrics.jsonl (docs/metrics.md); docs/verdict.md says why these numbers.
 """
 
@@ -79,7 +79,7 @@ def slope(values: Sequence[float], deviation: float) -> Slope:
     return Slope(value, deviation / math.sqrt(spread), n)
 
 
-class Course:
+class Trend:
     """The steps of a run and its dev evaluations, seen through its configuration (nested, as in config.yaml)."""
 
     def __init__(self, rows: list[dict], config: dict):

@@ -18,7 +18,7 @@ from areal_gsm8k.settings import CollapseSettings
 from areal_gsm8k.watch import band
 from areal_gsm8k.watch.band import Band, BandError, Range
 from areal_gsm8k.watch.diagnosis import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, Case, Cause, likely
-from areal_gsm8k.watch.trend import EARLIEST, SURE, VERY_SURE, WINDOW, Course, Level
+from areal_gsm8k.watch.trend import EARLIEST, SURE, VERY_SURE, WINDOW, Level, Trend
 
 LOSS_NEAR_ZERO = (
     "The loss is near 0 whatever is learned: the advantages of a group average to 0, and with one update a step the "
@@ -32,7 +32,7 @@ NEARLY_ALL = 0.95  # of the groups without signal: nothing is learned
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunVerdict:
     """`state` is one of the five in watch/diagnosis.py; `summary` one line; `causes` the likeliest first."""
 
     state: str
@@ -48,28 +48,28 @@ def cause_line(cause: Cause) -> str:
     return f"{cause.what} ({cause.evidence}); try {cause.try_}"
 
 
-def of_run(run: Run) -> Verdict:
+def of_run(run: Run) -> RunVerdict:
     """The verdict on a run directory as it is now."""
     config = run.read_config()
-    course = Course(run.read_metrics(), config)
+    trend = Trend(run.read_metrics(), config)
     try:
         expected = band.configured(config)
     except BandError as trouble:
-        return _noted(judge(course), f"no band: {trouble}")
-    return judge(course, expected)
+        return _noted(judge(trend), f"no band: {trouble}")
+    return judge(trend, expected)
 
 
-def judge(course: Course, expected: Band | None = None) -> Verdict:
-    """The verdict on a course; a band recorded with another recipe is not applied, and the summary says why."""
-    recorded = expected.differences(course.config) if expected else {}
-    view = View(course, expected.at(course.step) if expected and not recorded else None)
-    state, summary = next((state, said) for state, rule in STATES if (said := rule(view)))
-    causes = likely(Case(course, state, recorded))
-    verdict = Verdict(state, course.step, summary, causes)
+def judge(trend: Trend, expected: Band | None = None) -> RunVerdict:
+    """The verdict on a trend; a band recorded with another recipe is not applied, and the summary says why."""
+    recorded = expected.differences(trend.config) if expected else {}
+    standing = Standing(trend, expected.at(trend.step) if expected and not recorded else None)
+    state, summary = next((state, said) for state, rule in STATES if (said := rule(standing)))
+    causes = likely(Case(trend, state, recorded))
+    verdict = RunVerdict(state, trend.step, summary, causes)
     return _noted(verdict, f"no band: {_difference(recorded)}") if recorded else verdict
 
 
-def _noted(verdict: Verdict, note: str) -> Verdict:
+def _noted(verdict: RunVerdict, note: str) -> RunVerdict:
     return replace(verdict, summary=f"{verdict.summary} ({note})")
 
 
@@ -80,70 +80,70 @@ def _difference(recorded: dict) -> str:
 
 
 @dataclass(frozen=True)
-class View:
-    """What the rules of STATES look at: the course, and the band's range at this step where there is one."""
+class Standing:
+    """What the rules of STATES look at: the trend, and the band's range at this step where there is one."""
 
-    course: Course
+    trend: Trend
     range: Range | None
 
     @property
     def limits(self) -> CollapseSettings:
-        return CollapseSettings(**asdict(CollapseSettings()) | self.course.get("collapse", {}))
+        return CollapseSettings(**asdict(CollapseSettings()) | self.trend.get("collapse", {}))
 
     @property
     def count(self) -> int:
-        return len(self.course.rewards)
+        return len(self.trend.rewards)
 
 
 # Collapsing
 
 
-def not_a_number(view: View) -> str | None:
+def not_a_number(standing: Standing) -> str | None:
     names = ("loss", "grad_norm", "entropy", "reward")
-    last = view.course.all_rows[-3:]
+    last = standing.trend.all_rows[-3:]
     for name in names:
         if len(last) == 3 and all(row.get(name) is not None and not math.isfinite(row[name]) for row in last):
             return f"{name} has not been a number for 3 steps"
     return None
 
 
-def reward_fell(view: View) -> str | None:
-    best = view.course.fallen_from()
-    low, _ = view.course.bounds() if best else (0.0, 0.0)
-    if best is None or view.course.level().value - low >= view.limits.reward * (best.value - low):
+def reward_fell(standing: Standing) -> str | None:
+    best = standing.trend.fallen_from()
+    low, _ = standing.trend.bounds() if best else (0.0, 0.0)
+    if best is None or standing.trend.level().value - low >= standing.limits.reward * (best.value - low):
         return None
-    return f"reward {_level(view.course.level())} fell from its best, {best.value:.2f} at step {best.step}"
+    return f"reward {_level(standing.trend.level())} fell from its best, {best.value:.2f} at step {best.step}"
 
 
-def dev_accuracy_fell(view: View) -> str | None:
+def dev_accuracy_fell(standing: Standing) -> str | None:
     """By the share that `collapse.reward` allows, and by more than the sampling of the dev rows explains."""
-    dev = view.course.dev
-    if len(dev) < 2 or not view.course.rows or not view.course.pays_for_answers():
+    dev = standing.trend.dev
+    if len(dev) < 2 or not standing.trend.rows or not standing.trend.pays_for_answers():
         return None
     best, last = max(dev, key=lambda row: row["dev/accuracy"]), dev[-1]
-    halved = last["dev/accuracy"] < view.limits.reward * best["dev/accuracy"]
+    halved = last["dev/accuracy"] < standing.limits.reward * best["dev/accuracy"]
     if not halved or _dev_difference(last, best) < VERY_SURE:
         return None
     return f"dev accuracy fell from {best['dev/accuracy']:.0%} at step {best['step']} to {last['dev/accuracy']:.0%}"
 
 
-def entropy_exploded(view: View) -> str | None:
-    now, before = view.course.now("entropy"), view.course.start("entropy")
-    if view.count < EARLIEST or now is None or now < max(view.limits.entropy * before, UNSURE):
+def entropy_exploded(standing: Standing) -> str | None:
+    now, before = standing.trend.now("entropy"), standing.trend.start("entropy")
+    if standing.count < EARLIEST or now is None or now < max(standing.limits.entropy * before, UNSURE):
         return None
     return f"entropy went from {before:.2f} to {now:.2f} nats a token: the text is turning into noise"
 
 
-def truncation_took_over(view: View) -> str | None:
-    now, before = view.course.now("truncated"), view.course.start("truncated")
-    if view.count < EARLIEST or now is None or now < view.limits.truncated or before > now / 2:
+def truncation_took_over(standing: Standing) -> str | None:
+    now, before = standing.trend.now("truncated"), standing.trend.start("truncated")
+    if standing.count < EARLIEST or now is None or now < standing.limits.truncated or before > now / 2:
         return None
     return f"{now:.0%} of the completions run into the limit of tokens, {before:.0%} did at the start"
 
 
-def engines_apart(view: View) -> str | None:
-    drift = view.course.now("logprob_drift")
-    if view.count < EARLIEST or drift is None or drift < view.limits.logprob_drift:
+def engines_apart(standing: Standing) -> str | None:
+    drift = standing.trend.now("logprob_drift")
+    if standing.count < EARLIEST or drift is None or drift < standing.limits.logprob_drift:
         return None
     return f"rollout and trainer logprobs differ by {drift:.2f} nats a token"
 
@@ -151,31 +151,31 @@ def engines_apart(view: View) -> str | None:
 # Without a collapse
 
 
-def first_steps(view: View) -> str | None:
-    if view.count >= EARLIEST:
+def first_steps(standing: Standing) -> str | None:
+    if standing.count >= EARLIEST:
         return None
-    reward = f", reward {_level(view.course.level())}" if view.count else ""
-    return f"{view.count} of the {EARLIEST} steps it takes to judge{reward}"
+    reward = f", reward {_level(standing.trend.level())}" if standing.count else ""
+    return f"{standing.count} of the {EARLIEST} steps it takes to judge{reward}"
 
 
-def at_the_ceiling(view: View) -> str | None:
-    now, none = view.course.level(), view.course.now("groups_without_signal") or 0.0
-    share, saturated = view.course.share(now.value), none > 1 - FEW
-    if share < (SATURATED if saturated else CEILING) or (view.course.get("reward.custom") and not saturated):
+def at_the_ceiling(standing: Standing) -> str | None:
+    now, none = standing.trend.level(), standing.trend.now("groups_without_signal") or 0.0
+    share, saturated = standing.trend.share(now.value), none > 1 - FEW
+    if share < (SATURATED if saturated else CEILING) or (standing.trend.get("reward.custom") and not saturated):
         return None  # how high a function of the user's own goes is not known
     height = f"{share:.0%} of the highest"
     return f"reward {_level(now)} is at the ceiling, {height}; {none:.0%} of the groups have no signal"
 
 
-def no_signal(view: View) -> str | None:
-    none = view.course.now("groups_without_signal")
+def no_signal(standing: Standing) -> str | None:
+    none = standing.trend.now("groups_without_signal")
     if none is None or none < NEARLY_ALL:
         return None
-    return f"reward {_level(view.course.level())}; {none:.0%} of the groups have no signal, so nothing is learned"
+    return f"reward {_level(standing.trend.level())}; {none:.0%} of the groups have no signal, so nothing is learned"
 
 
-def in_the_band(view: View) -> str | None:
-    expected, now, gain = view.range, view.course.level(), _gain(view)
+def in_the_band(standing: Standing) -> str | None:
+    expected, now, gain = standing.range, standing.trend.level(), _gain(standing)
     if expected is None or (now.value < expected.low and gain < expected.gain_low):
         return None
     if now.value >= expected.low:
@@ -187,56 +187,57 @@ def in_the_band(view: View) -> str | None:
     )
 
 
-def fell_back(view: View) -> str | None:
+def fell_back(standing: Standing) -> str | None:
     """Below its best beyond doubt, though not collapsing: what was learned is being lost."""
-    best = view.course.fallen_from()
+    best = standing.trend.fallen_from()
     if best is None:
         return None
-    return f"reward {_level(view.course.level())}, down from its best, {best.value:.2f} at step {best.step}"
+    return f"reward {_level(standing.trend.level())}, down from its best, {best.value:.2f} at step {best.step}"
 
 
-def rising(view: View) -> str | None:
+def rising(standing: Standing) -> str | None:
     """Over the whole run or lately; with a band that this run is below, rising is not enough."""
-    if view.range is not None:
+    if standing.range is not None:
         return None
-    whole, late = view.course.rise(), view.course.rise(UNDECIDED)
-    trend = max(whole, late, key=lambda slope: slope.z)
-    if trend.z < SURE:
+    whole, late = standing.trend.rise(), standing.trend.rise(UNDECIDED)
+    steeper = max(whole, late, key=lambda slope: slope.z)
+    if steeper.z < SURE:
         return None
-    over = "whole run" if trend.steps == view.count else f"last {trend.steps}"
-    ten = f"{trend.value * 10:+.3f} +- {trend.error * 10:.3f} in 10 steps"
-    return f"reward {_level(view.course.level())} rises, {ten} over the {over}"
+    over = "whole run" if steeper.steps == standing.count else f"last {steeper.steps}"
+    ten = f"{steeper.value * 10:+.3f} +- {steeper.error * 10:.3f} in 10 steps"
+    return f"reward {_level(standing.trend.level())} rises, {ten} over the {over}"
 
 
-def dev_accuracy_rose(view: View) -> str | None:
+def dev_accuracy_rose(standing: Standing) -> str | None:
     """By more than the sampling of the dev rows explains; the reward may hide it where groups are dropped."""
-    dev = view.course.dev
-    if view.range is not None or len(dev) < 2 or _dev_difference(dev[0], dev[-1]) < SURE:
+    dev = standing.trend.dev
+    if standing.range is not None or len(dev) < 2 or _dev_difference(dev[0], dev[-1]) < SURE:
         return None
     rose = f"dev accuracy rose from {dev[0]['dev/accuracy']:.0%} to {dev[-1]['dev/accuracy']:.0%}"
-    return f"reward {_level(view.course.level())}; {rose}"
+    return f"reward {_level(standing.trend.level())}; {rose}"
 
 
-def undecided(view: View) -> str | None:
-    least = WINDOW if view.range else UNDECIDED
-    if view.count >= least:
+def undecided(standing: Standing) -> str | None:
+    least = WINDOW if standing.range else UNDECIDED
+    if standing.count >= least:
         return None
-    return f"reward {_level(view.course.level())}; its rise is judged from step {least} on"
+    return f"reward {_level(standing.trend.level())}; its rise is judged from step {least} on"
 
 
-def below_the_band(view: View) -> str | None:
-    if view.range is None or max(view.course.rise().z, view.course.rise(UNDECIDED).z) < SURE:
+def below_the_band(standing: Standing) -> str | None:
+    if standing.range is None or max(standing.trend.rise().z, standing.trend.rise(UNDECIDED).z) < SURE:
         return None
-    least = f"at least {view.range.low:.2f} or a gain of {view.range.gain_low:+.2f}"
-    return f"reward {_level(view.course.level())}, a gain of {_gain(view):+.2f}: rising, but {least} is expected here"
+    least = f"at least {standing.range.low:.2f} or a gain of {standing.range.gain_low:+.2f}"
+    reward = f"reward {_level(standing.trend.level())}, a gain of {_gain(standing):+.2f}"
+    return f"{reward}: rising, but {least} is expected here"
 
 
-def not_rising(view: View) -> str:
-    now, first = view.course.level(), view.course.first()
-    expected = f"; {view.range.low:.2f} to {view.range.high:.2f} is expected here" if view.range else ""
+def not_rising(standing: Standing) -> str:
+    now, first = standing.trend.level(), standing.trend.first()
+    expected = f"; {standing.range.low:.2f} to {standing.range.high:.2f} is expected here" if standing.range else ""
     return (
         f"reward {_level(now)} after {first.value:.2f} in the first steps: no rise to be told from noise in "
-        f"{view.count} steps{expected}"
+        f"{standing.count} steps{expected}"
     )
 
 
@@ -255,11 +256,11 @@ def _dev_difference(lower: dict, higher: dict) -> float:
     return (shares[1] - shares[0]) / math.sqrt(sum(errors))
 
 
-def _gain(view: View) -> float:
-    return view.course.level().value - view.course.first().value
+def _gain(standing: Standing) -> float:
+    return standing.trend.level().value - standing.trend.first().value
 
 
-STATES: tuple[tuple[str, Callable[[View], str | None]], ...] = (
+STATES: tuple[tuple[str, Callable[[Standing], str | None]], ...] = (
     (COLLAPSING, not_a_number),
     (COLLAPSING, reward_fell),
     (COLLAPSING, dev_accuracy_fell),

@@ -7,15 +7,15 @@ import signal
 
 import pytest
 
-from areal_gsm8k.chat.chat_model import Speaker, named
+from areal_gsm8k.chat.chat_model import ChatModel, named
 from areal_gsm8k.chat.commands import COMMANDS
 from areal_gsm8k.chat.reply import Reply
 from areal_gsm8k.chat.rows import reader
 from areal_gsm8k.chat.session import Session
-from areal_gsm8k.chat.trained_with import Asked, asked_in_training
+from areal_gsm8k.chat.trained_with import TrainingPrompt, asked_in_training
 from areal_gsm8k.children import ChildDied
 from areal_gsm8k.data import prompts
-from areal_gsm8k.evaluation import EvaluationError, Settings, engines, items
+from areal_gsm8k.evaluation import EvaluationError, EvaluationSettings, engines, items
 from areal_gsm8k.evaluation.engine import Answer
 from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.runs.files import read_lines
@@ -87,13 +87,13 @@ def talk(monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "opened", open_fake)
 
     def start(grade=False, seed=None, **lines):
-        speakers = []
+        chat_models = []
         for name, line in lines.items():
-            speakers.append(Speaker(name, FakeModel(name, tmp_path / name)))
-            object.__setattr__(speakers[-1].model, "line", line)
-        settings = Settings(engine="hf", answer_format="hash", batch_size=1)
+            chat_models.append(ChatModel(name, FakeModel(name, tmp_path / name)))
+            object.__setattr__(chat_models[-1].model, "line", line)
+        settings = EvaluationSettings(engine="hf", answer_format="hash", batch_size=1)
         rows = items.Items(ROWS, "rows", "dev", None, "", "")
-        session = Session(speakers, settings, Screen(), lambda: rows, tmp_path, grade, seed)
+        session = Session(chat_models, settings, Screen(), lambda: rows, tmp_path, grade, seed)
         session.asked, session.opened, session.alive = asked, opened, alive
         session.open()
         return session
@@ -321,8 +321,8 @@ def test_names_of_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("one/best", "two/best", "x=y", "other"):
         folder(tmp_path / path)
-    assert [speaker.name for speaker in named(["other/", "mine=one/best", "x=y"])] == ["other", "mine", "x=y"]
-    assert [speaker.name for speaker in named(["one/best", "two/best"])] == ["one/best", "two/best"]
+    assert [chat_model.name for chat_model in named(["other/", "mine=one/best", "x=y"])] == ["other", "mine", "x=y"]
+    assert [chat_model.name for chat_model in named(["one/best", "two/best"])] == ["one/best", "two/best"]
     with pytest.raises(EvaluationError, match="nowhere: no such folder"):
         named(["a=nowhere"])
 
@@ -335,6 +335,6 @@ def test_a_run_is_asked_as_it_was_trained(tmp_path):
     (tmp_path / "grpo" / "metrics.jsonl").touch()
     (tmp_path / "sft" / "settings.json").write_text('{"format": "hash"}')
     (tmp_path / "sft" / "train_log.jsonl").touch()
-    assert asked_in_training(Model("grpo", grpo)) == Asked("tags", "Think.", 48, "generated", 4)
-    assert asked_in_training(Model("sft", sft)) == Asked("hash")
+    assert asked_in_training(Model("grpo", grpo)) == TrainingPrompt("tags", "Think.", 48, "generated", 4)
+    assert asked_in_training(Model("sft", sft)) == TrainingPrompt("hash")
     assert asked_in_training(Model("bare", bare)) is None

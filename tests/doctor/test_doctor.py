@@ -9,11 +9,11 @@ from simulated_machines import CPU_SET, RTX_4090, RTX_5090, T4, a_gpu_machine, a
 from areal_gsm8k.doctor import advice, examination, requested
 from areal_gsm8k.doctor.finding import FAIL, OK, WARN
 from areal_gsm8k.machine.facts import GIB, Disk, Machine
-from areal_gsm8k.machine.network import Answer
+from areal_gsm8k.machine.network import WebAnswer
 from areal_gsm8k.machine.nvidia import MIB, Driver
 
 LAPTOP, GPU = a_laptop, a_gpu_machine
-NO_ANSWER = Answer("Name or service not known")
+NO_ANSWER = WebAnswer("Name or service not known")
 NO_NETWORK = {"hub": NO_ANSWER, "PyPI": NO_ANSWER}
 # the line, the machine, its facts, the settings; the level and part of what is found and of the fix
 CASES = [
@@ -34,7 +34,7 @@ CASES = [
     ("processes", GPU, {"training": ["77 python train_grpo.py"]}, [], WARN, "77 python", "kill PID"),
     ("processes", GPU, {"zombies": 900}, [], WARN, "900 zombies", "--init"),
     ("clock", GPU, {"now": 1.6e9}, [], WARN, "before this project was written", "hwclock"),
-    ("clock", LAPTOP, {"answers": {"hub": NO_ANSWER, "PyPI": Answer(skew=7200.0)}}, [], WARN,
+    ("clock", LAPTOP, {"answers": {"hub": NO_ANSWER, "PyPI": WebAnswer(skew=7200.0)}}, [], WARN,
      "7200 s behind", "hwclock"),
     ("driver", GPU, {"driver": Driver(there=True, error="Driver/library version mismatch")}, [], FAIL,
      "mismatch", "Restart"),
@@ -98,7 +98,7 @@ CASES = [
     ("hub token", GPU, {"is_cached": lambda kind, name: False}, ["actor.path=meta-llama/Llama-3.2-1B-Instruct"], FAIL,
      "accepted accounts only", "hf auth login"),
     ("hub token", GPU, {"hub_token": "secret\n"}, [], WARN, "does not look like one", "HF_TOKEN=hf_"),
-    ("package index", LAPTOP, {"answers": {"hub": Answer(), "PyPI": NO_ANSWER}}, [], WARN,
+    ("package index", LAPTOP, {"answers": {"hub": WebAnswer(), "PyPI": NO_ANSWER}}, [], WARN,
      "pypi.org does not", "PIP_INDEX_URL"),
     ("configuration", GPU, {}, ["gconfig.n_sampels=4"], FAIL, "Did you mean 'gconfig.n_samples'", "--dry-run"),
     ("configuration", LAPTOP, {}, ["allocation_mode=sglang.d1+d1"], FAIL, "needs an NVIDIA GPU", "--dry-run"),

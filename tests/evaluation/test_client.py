@@ -6,20 +6,20 @@ import pytest
 from fake_server import serving
 
 from areal_gsm8k.data.prompts import stop_ids
-from areal_gsm8k.evaluation import EvaluationError, Settings, client, engines, evaluate, items
+from areal_gsm8k.evaluation import EvaluationError, EvaluationSettings, client, engines, evaluate, items
 from areal_gsm8k.evaluation.client import Client, dialect_of
-from areal_gsm8k.evaluation.engine import Answer, Request
+from areal_gsm8k.evaluation.engine import Answer, CompletionRequest
 from areal_gsm8k.evaluation.model import Model
 from areal_gsm8k.evaluation.server import ForeignServer, started
 
 pytestmark = pytest.mark.usefixtures("impatient")
-SETTINGS = Settings(temperature=0.7, max_new_tokens=8, engine="vllm", url="http://server")
+SETTINGS = EvaluationSettings(temperature=0.7, max_new_tokens=8, engine="vllm", url="http://server")
 
 
 def ask(kind, url, model):
     """The answers to one request, a list of one."""
     answers = []
-    Client(kind, url, model, SETTINGS).answer([Request(0, 0, [5, 6, 7], 8, seed=0)], answers.extend)
+    Client(kind, url, model, SETTINGS).answer([CompletionRequest(0, 0, [5, 6, 7], 8, seed=0)], answers.extend)
     return [answer for _, answer in answers]
 
 
@@ -103,9 +103,11 @@ def test_no_more_than_batch_size_at_once(model, monkeypatch):
         Client, "_of_vllm", lambda self, *_: most.append(len(under_way)) or under_way.pop() and Answer("x", 1)
     )
     with serving([(200, VLLM)]) as (url, _):
-        settings = Settings(engine="vllm", url=url, batch_size=3)
+        settings = EvaluationSettings(engine="vllm", url=url, batch_size=3)
         answers = []
-        Client("vllm", url, model, settings).answer([Request(i, 0, [5], 8, 0) for i in range(12)], answers.extend)
+        Client("vllm", url, model, settings).answer(
+            [CompletionRequest(i, 0, [5], 8, 0) for i in range(12)], answers.extend
+        )
     assert len(answers) == 12 and max(most) <= 3
 
 
@@ -120,26 +122,26 @@ def test_a_server_that_goes_away_ends_the_evaluation(model):
     with serving([(200, VLLM)]) as (url, _):
         asker = Client("vllm", url, model, SETTINGS)
     with pytest.raises(EvaluationError, match="cannot be reached any more"):
-        asker.answer([Request(0, 0, [5], 8, 0), Request(1, 0, [5], 8, 0)], lambda _: None)
+        asker.answer([CompletionRequest(0, 0, [5], 8, 0), CompletionRequest(1, 0, [5], 8, 0)], lambda _: None)
 
 
 def test_auto_tells_the_two_apart():
     with serving([(200, {})], sglang=True) as (url, _):
-        assert dialect_of(url) == "sglang" == engines.choose(Settings(url=url))
+        assert dialect_of(url) == "sglang" == engines.choose(EvaluationSettings(url=url))
     with serving([(200, {})]) as (url, _):
-        assert dialect_of(url) == "vllm" == engines.choose(Settings(url=url))
+        assert dialect_of(url) == "vllm" == engines.choose(EvaluationSettings(url=url))
 
 
 def test_an_evaluation_at_a_url_says_what_was_served(untrained_model, tmp_path):
     with serving([(200, VLLM)]) as (url, _):
-        settings = Settings(answer_format="hash", engine="vllm", url=url)
+        settings = EvaluationSettings(answer_format="hash", engine="vllm", url=url)
         card = evaluate(untrained_model, items.load("generated", n=2), settings, tmp_path)
     assert (card.served_model, card.software, card.completions) == ("the-model", {"url": url}, 2)
 
 
 def test_a_server_that_is_not_installed(untrained_model, tmp_path):
     with pytest.raises(EvaluationError, match="engine vllm is not installed here"):
-        evaluate(untrained_model, items.load("generated", n=2), Settings(engine="vllm"), tmp_path)
+        evaluate(untrained_model, items.load("generated", n=2), EvaluationSettings(engine="vllm"), tmp_path)
 
 
 STAND_IN = """

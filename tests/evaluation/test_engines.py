@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.evaluation import EvaluationError, Settings, engines, evaluate, items
-from areal_gsm8k.evaluation.engine import Request
+from areal_gsm8k.evaluation import EvaluationError, EvaluationSettings, engines, evaluate, items
+from areal_gsm8k.evaluation.engine import CompletionRequest
 from areal_gsm8k.evaluation.model import find
 from areal_gsm8k.evaluation.transformers_engine import TransformersEngine
 from areal_gsm8k.runs.files import read_lines
@@ -27,22 +27,22 @@ def completions(folder):
 def test_greedy_completions_are_the_same_from_hf_and_embedded(start_model, tmp_path):
     """hf in two batches, one of them of another size; embedded started here, then the same server at a URL."""
     asked = {"answer_format": "hash", "max_new_tokens": 30}
-    plain = evaluate(start_model, ROWS, Settings(engine="hf", batch_size=17, **asked), tmp_path / "hf")
+    plain = evaluate(start_model, ROWS, EvaluationSettings(engine="hf", batch_size=17, **asked), tmp_path / "hf")
     assert 0 < plain.accuracy < 1 and plain.accuracy_strict <= plain.accuracy
     assert 0 < plain.truncated < 1  # some solutions are longer than 30 tokens
-    embedded = evaluate(start_model, ROWS, Settings(engine="embedded", **asked), tmp_path / "embedded")
+    embedded = evaluate(start_model, ROWS, EvaluationSettings(engine="embedded", **asked), tmp_path / "embedded")
     assert completions(tmp_path / "hf") == completions(tmp_path / "embedded")
     assert embedded.accuracy == plain.accuracy and embedded.prompt_ids_hash == plain.prompt_ids_hash
     with ServerProcess(start_model, tmp_path / "server.log") as server:
         server.wait_healthy(60)
-        at_url = evaluate(start_model, ROWS, Settings(url=server.url, **asked), tmp_path / "url")
+        at_url = evaluate(start_model, ROWS, EvaluationSettings(url=server.url, **asked), tmp_path / "url")
     assert at_url.engine == "sglang" and at_url.served_model == str(start_model)
     assert completions(tmp_path / "url") == completions(tmp_path / "hf")
 
 
 @pytest.mark.slow
 def test_samples_differ_and_repeat(start_model, tmp_path):
-    settings = Settings(engine="hf", answer_format="hash", k=4, temperature=1.0, max_new_tokens=30)
+    settings = EvaluationSettings(engine="hf", answer_format="hash", k=4, temperature=1.0, max_new_tokens=30)
     rows = items.load("generated", "dev", n=4)
     for name in ("first", "again"):
         evaluate(start_model, rows, settings, tmp_path / name)
@@ -52,7 +52,7 @@ def test_samples_differ_and_repeat(start_model, tmp_path):
 
 
 def requests(lengths, limit=6):
-    return [Request(row, 0, [5 + row] * length, limit, seed=row) for row, length in enumerate(lengths)]
+    return [CompletionRequest(row, 0, [5 + row] * length, limit, seed=row) for row, length in enumerate(lengths)]
 
 
 def answers(model, settings, asked):
@@ -83,14 +83,19 @@ def test_an_old_model_without_template_and_pad_token(old_model, tmp_path):
     assert old_model.tokenizer.pad_token_id is None and not old_model.tokenizer.chat_template
     assert old_model.context_length == 64
     alone = {}
-    settings = Settings(engine="hf")
+    settings = EvaluationSettings(engine="hf")
     for request in requests([3, 9, 14]):
         alone |= answers(old_model, settings, [request])
     assert answers(old_model, settings, requests([3, 9, 14])) == alone  # the padding changes nothing
     assert len({answer.text for answer in alone.values()}) > 1
     (tmp_path / "dev.jsonl").write_text('{"question": "6*7?", "answer": "42"}\n{"question": "1?", "answer": "1"}\n')
     cards = [
-        evaluate(old_model.folder, items.load(tmp_path), Settings(engine=kind, answer_format="hash"), tmp_path / kind)
+        evaluate(
+            old_model.folder,
+            items.load(tmp_path),
+            EvaluationSettings(engine=kind, answer_format="hash"),
+            tmp_path / kind,
+        )
         for kind in ("hf", "embedded")
     ]
     assert [card.errors for card in cards] == [0, 0] and cards[0].truncated > 0  # by the context, not by 512 tokens
@@ -98,7 +103,7 @@ def test_an_old_model_without_template_and_pad_token(old_model, tmp_path):
 
 
 def test_the_models_own_generation_defaults_do_not_apply(untrained_model, tmp_path):
-    settings = Settings(engine="hf")
+    settings = EvaluationSettings(engine="hf")
     before = answers(find(str(untrained_model)), settings, requests([4, 5], limit=12))
     model = shutil.copytree(untrained_model, tmp_path / "model")
     file = model / "generation_config.json"
@@ -114,7 +119,7 @@ def test_logits_that_are_not_finite_are_errors(untrained_model, tmp_path):
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     for temperature in (0.0, 1.0):
-        found = answers(find(str(model)), Settings(engine="hf", temperature=temperature), requests([4]))
+        found = answers(find(str(model)), EvaluationSettings(engine="hf", temperature=temperature), requests([4]))
         assert found[0].error == "the model's logits are not finite" and found[0].text is None
 
 
@@ -122,9 +127,9 @@ def test_a_folder_that_transformers_cannot_load(untrained_model, tmp_path):
     model = shutil.copytree(untrained_model, tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(EvaluationError, match="cannot be loaded as a causal language model"):
-        TransformersEngine(find(str(model)), Settings(engine="hf"))
+        TransformersEngine(find(str(model)), EvaluationSettings(engine="hf"))
     with pytest.raises(ChildDied, match="embedded server exited"):
-        evaluate(model, ROWS, Settings(engine="embedded"), tmp_path / "out")
+        evaluate(model, ROWS, EvaluationSettings(engine="embedded"), tmp_path / "out")
 
 
 def test_auto_on_this_machine(monkeypatch):
@@ -132,9 +137,9 @@ def test_auto_on_this_machine(monkeypatch):
     for device, kind in expected.items():
         monkeypatch.setattr("areal_gsm8k.sft.loop.pick_device", lambda _, device=device: device)
         monkeypatch.setattr(engines, "find_spec", lambda _: None)
-        assert engines.choose(Settings()) == kind
+        assert engines.choose(EvaluationSettings()) == kind
     monkeypatch.setattr(engines, "find_spec", lambda name: name == "sglang")
-    assert engines.choose(Settings()) == "sglang"
-    assert engines.choose(Settings(engine="vllm")) == "vllm"
+    assert engines.choose(EvaluationSettings()) == "sglang"
+    assert engines.choose(EvaluationSettings(engine="vllm")) == "vllm"
     with pytest.raises(EvaluationError, match="engine vllm is not installed"):
-        engines.check_installed("vllm", Settings(engine="vllm"))
+        engines.check_installed("vllm", EvaluationSettings(engine="vllm"))

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 import pytest
 
 from areal_gsm8k.data import problems
-from areal_gsm8k.evaluation import Card, EvaluationError, Settings, engines, evaluate, items
+from areal_gsm8k.evaluation import Card, EvaluationError, EvaluationSettings, engines, evaluate, items
 from areal_gsm8k.evaluation.engine import Answer
 from areal_gsm8k.evaluation.model import find
 from areal_gsm8k.runs.files import read_lines
 
 ROWS = items.load("generated", "dev", n=6)
-SETTINGS = Settings(answer_format="hash", max_new_tokens=16, engine="hf", batch_size=2)
+SETTINGS = EvaluationSettings(answer_format="hash", max_new_tokens=16, engine="hf", batch_size=2)
 
 
 class Parrot:
@@ -49,7 +49,7 @@ def parrot(monkeypatch):
 
 
 def test_an_interrupted_evaluation_goes_on(untrained_model, tmp_path, parrot):
-    settings = Settings(answer_format="hash", k=2, temperature=1.0, max_new_tokens=16, engine="hf")
+    settings = EvaluationSettings(answer_format="hash", k=2, temperature=1.0, max_new_tokens=16, engine="hf")
     parrot.stop_after = 5
     with pytest.raises(KeyboardInterrupt):
         evaluate(untrained_model, ROWS, settings, tmp_path)
@@ -100,7 +100,7 @@ def test_a_grader_that_breaks_is_an_error(untrained_model, tmp_path, parrot, mon
 
 def test_other_settings_in_the_same_folder_are_named(untrained_model, tmp_path, parrot):
     evaluate(untrained_model, ROWS, SETTINGS, tmp_path)
-    other = Settings(answer_format="hash", max_new_tokens=17, engine="hf", batch_size=5)
+    other = EvaluationSettings(answer_format="hash", max_new_tokens=17, engine="hf", batch_size=5)
     with pytest.raises(EvaluationError, match="other settings: max_new_tokens was 16 and is 17. Choose another"):
         evaluate(untrained_model, ROWS, other, tmp_path)
     with pytest.raises(EvaluationError, match=r"data_checksum was .* n was 6 and is 5"):
@@ -208,7 +208,7 @@ def test_too_few_rows_for_a_subset_and_empty_data(tmp_path):
 )
 def test_bad_settings(options, message):
     with pytest.raises(EvaluationError, match=message):
-        Settings(**options)
+        EvaluationSettings(**options)
 
 
 def test_models_by_name(untrained_model, tmp_path):
@@ -263,7 +263,7 @@ def test_a_killed_command_goes_on_where_it_stopped(untrained_model, tmp_path):
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     had = (folder / "completions.jsonl").read_text()
-    settings = Settings(answer_format="hash", max_new_tokens=40, engine="hf", batch_size=12)
+    settings = EvaluationSettings(answer_format="hash", max_new_tokens=40, engine="hf", batch_size=12)
     rows = items.load("generated", "dev", n=12)
     card = evaluate(untrained_model, rows, settings, folder)
     whole = evaluate(untrained_model, rows, settings, tmp_path / "whole")

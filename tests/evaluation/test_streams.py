@@ -7,20 +7,20 @@ import pytest
 from fake_server import streaming
 
 from areal_gsm8k.children import ChildDied
-from areal_gsm8k.evaluation import Settings
+from areal_gsm8k.evaluation import EvaluationSettings
 from areal_gsm8k.evaluation.client import Client
-from areal_gsm8k.evaluation.engine import Request
+from areal_gsm8k.evaluation.engine import CompletionRequest
 from areal_gsm8k.evaluation.transformers_engine import TransformersEngine
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DONE = "[DONE]"
-REQUEST = Request(0, 0, [5, 6, 7], 8, seed=3)
+REQUEST = CompletionRequest(0, 0, [5, 6, 7], 8, seed=3)
 
 
 def streamed(kind, url, model, check=lambda: None):
     """The answer, and the texts told on the way to it."""
     told = []
-    settings = Settings(engine=kind, url=url, temperature=0.7)
+    settings = EvaluationSettings(engine=kind, url=url, temperature=0.7)
     answer = asyncio.run(Client(kind, url, model, settings, check).stream(REQUEST, told.append))
     return answer, told
 
@@ -102,22 +102,22 @@ async def cancelled_at_the_first_text(engine, request):
 
 def test_cancelled_the_client_closes_its_connection(model):
     with streaming(itertools.repeat(sglang("4", [1]))) as (url, _, left):
-        asker = Client("sglang", url, model, Settings(engine="sglang", url=url))
+        asker = Client("sglang", url, model, EvaluationSettings(engine="sglang", url=url))
         assert asyncio.run(cancelled_at_the_first_text(asker, REQUEST))
         assert left.wait(60)
 
 
 def test_cancelled_transformers_stops_with_the_next_token(model):
     """asyncio.run waits for its threads, so afterwards nothing is generated any more."""
-    engine = TransformersEngine(model, Settings(engine="hf"))
+    engine = TransformersEngine(model, EvaluationSettings(engine="hf"))
     engine.stop_ids = set()
-    told = asyncio.run(cancelled_at_the_first_text(engine, Request(0, 0, [5, 6, 7], 400, seed=0)))
+    told = asyncio.run(cancelled_at_the_first_text(engine, CompletionRequest(0, 0, [5, 6, 7], 400, seed=0)))
     assert 0 < len(told) < 400
 
 
 def test_transformers_tells_the_whole_text_so_far(model):
-    engine = TransformersEngine(model, Settings(engine="hf", temperature=1.0))
-    request = Request(0, 0, [5, 6, 7], 12, seed=3)
+    engine = TransformersEngine(model, EvaluationSettings(engine="hf", temperature=1.0))
+    request = CompletionRequest(0, 0, [5, 6, 7], 12, seed=3)
     whole, told = [], []
     engine.answer([request], whole.extend)
     assert asyncio.run(engine.stream(request, told.append)) == whole[0][1]

@@ -8,7 +8,7 @@ import pytest
 from areal_gsm8k.config import recipes
 from areal_gsm8k.config.compose import make_plan
 from areal_gsm8k.config.schema import ConfigError
-from areal_gsm8k.plan.memory import GPU, model_config, plan_for
+from areal_gsm8k.plan.memory import CardMemory, model_config, plan_for
 from areal_gsm8k.plan.memory.fit import HEADROOM, Fit, fit, hardware, held_by_others, smallest
 from areal_gsm8k.plan.memory.plan import RESERVE, of_all_machines
 from areal_gsm8k.plan.memory.server import GIB
@@ -21,7 +21,7 @@ TURNS, OFFLOAD = "rollout.scheduling_strategy.type", "actor.fsdp.offload_params"
 class Run:
     """A Qwen2.5 model with train_grpo.yaml, on such cards."""
 
-    def __init__(self, size: str, gpus: list[GPU], *overrides: str, memory: int = 0):
+    def __init__(self, size: str, gpus: list[CardMemory], *overrides: str, memory: int = 0):
         self.overrides, self.gpus, self.memory = [f"actor.path=Qwen/Qwen2.5-{size}-Instruct", *overrides], gpus, memory
         self.config = model_config.known()[f"Qwen/Qwen2.5-{size}-Instruct"]
         self.values = self.resolve({})
@@ -61,44 +61,46 @@ def names(found: Fit) -> list[str]:
     ],
 )
 def test_the_changes_by_name(size, gib, changed):
-    found = Run(size, [GPU(gib)]).fit()
+    found = Run(size, [CardMemory(gib)]).fit()
     assert found.plan.fits and names(found) == changed
     assert found.plan.fullest.spare >= HEADROOM
 
 
 def test_what_moves_to_ram_must_fit_there():
-    roomy, tight = (Run("1.5B", [GPU(8)], memory=gib * GIB).fit() for gib in (64, 6))
+    roomy, tight = (Run("1.5B", [CardMemory(8)], memory=gib * GIB).fit() for gib in (64, 6))
     assert TURNS in names(roomy) and roomy.plan.fits and not roomy.plan.host_missing
     assert not {TURNS, OFFLOAD} & set(names(tight)) and not tight.plan.fits
 
 
 @pytest.mark.parametrize("override", ["actor.fsdp.offload_params=true", "actor.fsdp.per_layer_optim_step=true"])
 def test_a_plan_that_needs_more_ram_than_there_is_does_not_fit(override):
-    plan = Run("0.5B", [GPU(80)], override).plan
+    plan = Run("0.5B", [CardMemory(80)], override).plan
     needed = plan.host + RESERVE
     assert plan.host == plan.trainer.host > 2 * GIB and plan.fits  # of a machine elsewhere nothing is known
     for ram, missing in ((needed, 0), (needed - GIB, GIB)):
-        here = Run("0.5B", [GPU(80)], override, memory=ram).plan
+        here = Run("0.5B", [CardMemory(80)], override, memory=ram).plan
         assert (here.host_missing, here.fits) == (missing, not missing)
     assert f"needs {needed / GIB:.1f} GiB of RAM; this machine has {ram / GIB:.1f}." in here.in_ram
 
 
 def test_in_turns_the_trainer_waits_in_ram():
     turns = ("enable_offload=true", "sglang.enable_memory_saver=true", f"{TURNS}=colocation")
-    plan = Run("0.5B", [GPU(24)], *turns, "rollout.scheduling_strategy.target=actor").plan
+    plan = Run("0.5B", [CardMemory(24)], *turns, "rollout.scheduling_strategy.target=actor").plan
     assert plan.host == sum(plan.trainer.resident.values()) + plan.trainer.gradients > 6 * GIB
 
 
 def test_every_trainer_of_a_machine_needs_ram():
     offload = "actor.fsdp.offload_params=true"
-    four = Run("0.5B", [GPU(24)] * 8, "allocation_mode=sglang.d4+d4", offload).plan
+    four = Run("0.5B", [CardMemory(24)] * 8, "allocation_mode=sglang.d4+d4", offload).plan
     assert four.host == 4 * four.trainer.host
     nodes = ("allocation_mode=sglang.d8+d8", "cluster.n_nodes=2", "cluster.n_gpus_per_node=8", "scheduler.type=slurm")
-    eight = Run("0.5B", [GPU(24)] * 16, *nodes, offload).plan
+    eight = Run("0.5B", [CardMemory(24)] * 16, *nodes, offload).plan
     assert eight.host == 8 * eight.trainer.host
 
 
-@pytest.mark.parametrize("card", [GPU(0.5), GPU(24, used=23.5), GPU(24, used=30.0), GPU(8, used=7.4)])
+@pytest.mark.parametrize(
+    "card", [CardMemory(0.5), CardMemory(24, used=23.5), CardMemory(24, used=30.0), CardMemory(8, used=7.4)]
+)
 def test_a_share_is_between_0_and_1_however_little_is_free(card):
     run = Run("0.5B", [card])
     found = run.fit()
@@ -106,23 +108,23 @@ def test_a_share_is_between_0_and_1_however_little_is_free(card):
 
 
 def test_other_programs_are_named_as_the_cause():
-    run = Run("0.5B", [GPU(80, used=70.0)])
+    run = Run("0.5B", [CardMemory(80, used=70.0)])
     assert held_by_others(run.plan, run.values, run.config, run.gpus, 0) == 70.0
-    run = Run("0.5B", [GPU(12, used=11.5)])  # needs changes as well
+    run = Run("0.5B", [CardMemory(12, used=11.5)])  # needs changes as well
     assert held_by_others(run.plan, run.values, run.config, run.gpus, 0) == 0
     assert "end what holds 11.5 GiB" in hardware(run.values, run.config, run.gpus, run.laid_over)
 
 
 @pytest.mark.parametrize("set_by_user", [(), ("actor.kl_ctl=1e-8",)])
 def test_a_reference_that_only_measures_is_given_up(set_by_user):
-    run = Run("0.5B", [GPU(14)], "kl_reference=true", *set_by_user)
+    run = Run("0.5B", [CardMemory(14)], "kl_reference=true", *set_by_user)
     assert run.plan.trainer.reference
     found = fit(run.values, run.config, run.gpus, run.resolve)
     assert "kl_reference" in names(found) and found.plan.fits and not found.plan.trainer.reference
 
 
 def test_a_reference_that_is_rewarded_stays():
-    found = Run("0.5B", [GPU(14)], "kl_reference=true", "actor.kl_ctl=0.01").fit()
+    found = Run("0.5B", [CardMemory(14)], "kl_reference=true", "actor.kl_ctl=0.01").fit()
     assert "kl_reference" not in names(found) and found.plan.trainer.reference
 
 
@@ -138,19 +140,19 @@ def test_without_cards_there_are_as_many_as_are_asked_for(overlay, count):
 
 def test_the_cards_of_one_machine_stand_for_those_of_all():
     values = make_plan([recipes.find("2nodes")], [], gpus=8).values
-    assert len(of_all_machines([GPU(80)] * 8, values)) == 16
+    assert len(of_all_machines([CardMemory(80)] * 8, values)) == 16
     with pytest.raises(ConfigError, match="needs 16 GPUs.*--gpus 8x80"):
-        of_all_machines([GPU(80)] * 4, values)
-    assert len(of_all_machines([GPU(24)], make_plan([], [], gpus=1).values)) == 1
+        of_all_machines([CardMemory(80)] * 4, values)
+    assert len(of_all_machines([CardMemory(24)], make_plan([], [], gpus=1).values)) == 1
 
 
 def test_the_server_gets_what_later_changes_freed():
-    found = Run("7B", [GPU(80)]).fit()
+    found = Run("7B", [CardMemory(80)]).fit()
     assert names(found) == [SHARE, LORA]
     kv, server = found.plan.cards[0].processes[0].parts["keys and values"], found.plan.server
     assert kv >= server.kv_wanted  # room for all sequences at full length
 
 
 def test_the_bfloat16_optimizer_does_not_step_by_layer():
-    settings = Run("1.5B", [GPU(8)], "actor.fsdp.per_layer_optim_step=true").fit().settings
+    settings = Run("1.5B", [CardMemory(8)], "actor.fsdp.per_layer_optim_step=true").fit().settings
     assert settings[BFLOAT16] == "adam_bf16" and settings["actor.fsdp.per_layer_optim_step"] is False

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from areal_gsm8k.config.compose import make_plan
-from areal_gsm8k.plan.memory import GPU, model_config, plan_for
+from areal_gsm8k.plan.memory import CardMemory, model_config, plan_for
 from areal_gsm8k.plan.memory.model_shape import EXACT, ShapeError, from_config
 from benchmarks.memory import shaped
 
@@ -43,7 +43,7 @@ def test_a_config_json_without_usable_sizes_names_the_key(wrong, said):
 
 def planned(*overrides: str):
     values = make_plan([], [f"actor.path={QWEN}", *overrides], gpus=32).values
-    return plan_for(values, model_config.known()[QWEN], [GPU(80)] * 32)
+    return plan_for(values, model_config.known()[QWEN], [CardMemory(80)] * 32)
 
 
 @pytest.mark.parametrize(

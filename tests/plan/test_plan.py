@@ -9,7 +9,7 @@ from areal_gsm8k.cli import app
 from areal_gsm8k.machine import cards
 from areal_gsm8k.machine.facts import Machine
 from areal_gsm8k.paths import PROJECT
-from areal_gsm8k.plan.memory import GPU
+from areal_gsm8k.plan.memory import CardMemory
 
 GIB = 1 << 30
 
@@ -68,14 +68,14 @@ def test_an_overlay_that_cannot_be_written_is_an_error(tmp_path):
     assert failed.exit_code == 2 and f"--out {tmp_path} cannot be written" in failed.stderr
 
 
-def this_machine(monkeypatch, gpus: list[GPU], ram: int = 64) -> None:
+def this_machine(monkeypatch, gpus: list[CardMemory], ram: int = 64) -> None:
     monkeypatch.setattr(cards, "here", lambda: gpus)
     monkeypatch.setattr(Machine, "memory", ram * GIB)
     monkeypatch.setattr(Machine, "memory_limit", None)
 
 
 def test_this_machines_ram_counts_and_that_of_others_does_not(monkeypatch):
-    this_machine(monkeypatch, [GPU(24)], ram=8)
+    this_machine(monkeypatch, [CardMemory(24)], ram=8)
     offloaded = (*BASE, "actor.fsdp.offload_params=true", "sglang.mem_fraction_static=0.3")
     here = planned(*offloaded)
     assert here.exit_code == 1 and "of RAM; this machine has 8.0." in here.output
@@ -88,7 +88,7 @@ def test_this_machines_ram_counts_and_that_of_others_does_not(monkeypatch):
 
 
 def test_a_card_that_others_hold_writes_no_overlay_and_says_why(monkeypatch, tmp_path):
-    this_machine(monkeypatch, [GPU(24, used=23.0)])
+    this_machine(monkeypatch, [CardMemory(24, used=23.0)])
     overlay = tmp_path / "fits.yaml"
     full = planned("--fit", "--out", str(overlay))
     assert full.exit_code == 1 and not overlay.exists()

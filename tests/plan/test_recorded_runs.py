@@ -14,7 +14,7 @@ from made_runs import steps
 from areal_gsm8k.config.compose import make_plan
 from areal_gsm8k.paths import CPU_OVERLAY
 from areal_gsm8k.watch import band, verdict
-from areal_gsm8k.watch.trend import Course
+from areal_gsm8k.watch.trend import Trend
 from areal_gsm8k.watch.verdict import COLLAPSING, FLAT, ON_TRACK, TOO_EARLY
 
 OVERRIDES = {
@@ -40,7 +40,7 @@ def judged():
         rows = steps(rewards if isinstance(rewards, list) else [rewards] * count, dev, **columns)
         expected = band.configured(config)
         found[name] = {
-            step: verdict.judge(Course([row for row in rows if row["step"] <= step], config), expected)
+            step: verdict.judge(Trend([row for row in rows if row["step"] <= step], config), expected)
             for step in range(0, count + 1, 3)
         }
     return found

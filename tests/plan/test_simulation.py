@@ -13,14 +13,14 @@ from written_run import sample, write_run
 from areal_gsm8k.cli import app
 from areal_gsm8k.config import allocation
 from areal_gsm8k.plan.speed import recorded, splits
-from areal_gsm8k.plan.speed.rates import ScalingError, Server, Trainer, fit_server, read_points
+from areal_gsm8k.plan.speed.rates import ScalingError, ServerSpeed, TrainerSpeed, fit_server, read_points
 from areal_gsm8k.plan.speed.simulation import LOOK_SECONDS, Simulation
 from areal_gsm8k.plan.speed.workload import Workload, drawn
 from areal_gsm8k.runs.files import append_lines
 
 LENGTHS = drawn(mean=250, spread=100, longest=512, group=4, groups=64)
-STEADY = Server(floor=0.0, each=1e-3)  # 1,000 tokens a second, however few requests run
-FREE = Trainer(1e-9)
+STEADY = ServerSpeed(floor=0.0, each=1e-3)  # 1,000 tokens a second, however few requests run
+FREE = TrainerSpeed(1e-9)
 
 
 def played(server, trainer, servers=1, ranks=1, batch=8, concurrent=64, bound=2, lengths=LENGTHS, cores=None):
@@ -43,21 +43,21 @@ def test_when_rollouts_are_slow_a_step_takes_tokens_over_their_rate():
 
 
 def test_when_training_is_slow_a_step_takes_its_parts_and_waits_for_nothing():
-    trainer = Trainer(per_token=1e-2, update=2.0, record=0.3)
+    trainer = TrainerSpeed(per_token=1e-2, update=2.0, record=0.3)
     for step in played(STEADY, trainer):
         assert (step.wait, step.staleness) == (0, 2)
         assert step.seconds == pytest.approx(step.tokens * 1e-2 + 2 + 0.3)
 
 
 def test_handling_completions_takes_the_trainers_time_only_while_it_trains():
-    trainer, handling = Trainer(per_token=1e-2), Trainer(per_token=1e-2, handling=0.1)
+    trainer, handling = TrainerSpeed(per_token=1e-2), TrainerSpeed(per_token=1e-2, handling=0.1)
     for step in played(STEADY, handling):
         assert step.seconds == pytest.approx(step.tokens * 1e-2 + 32 * 0.1)
     assert seconds(played(STEADY, handling, bound=0)) == pytest.approx(seconds(played(STEADY, trainer, bound=0)))
 
 
 def test_a_synchronous_step_is_the_sum_of_rollout_training_and_update():
-    server, trainer = Server(floor=0.01, each=2e-4), Trainer(per_token=1e-3, update=0.7, record=0.1)
+    server, trainer = ServerSpeed(floor=0.01, each=2e-4), TrainerSpeed(per_token=1e-3, update=0.7, record=0.1)
     lengths = [[90, 40, 210, 160], [30, 30, 120, 70]]  # both prompts of the batch, again and again
     for step in played(server, trainer, batch=2, bound=0, lengths=lengths):
         # the longest completion's decoding steps, and every token's own share
@@ -69,27 +69,27 @@ def test_a_synchronous_step_is_the_sum_of_rollout_training_and_update():
 def test_two_servers_halve_a_synchronous_rollout_and_two_trainers_the_update():
     one, two = (played(STEADY, FREE, servers, bound=0, lengths=[[100] * 4]) for servers in (1, 2))
     assert seconds(one) == pytest.approx(2 * seconds(two))
-    slow = Trainer(per_token=1e-2)
-    one, two = (played(Server(0, 1e-9), slow, ranks=ranks, bound=0) for ranks in (1, 2))
+    slow = TrainerSpeed(per_token=1e-2)
+    one, two = (played(ServerSpeed(0, 1e-9), slow, ranks=ranks, bound=0) for ranks in (1, 2))
     assert seconds(one) == pytest.approx(2 * seconds(two), rel=0.01)
 
 
 def test_requests_beyond_a_servers_rows_wait():
     lengths = [[100] * 4]
     all_at_once, in_two_turns = (
-        played(Server(floor=0.01, each=0.0, rows=rows), FREE, batch=2, bound=0, lengths=lengths) for rows in (8, 4)
+        played(ServerSpeed(floor=0.01, each=0.0, rows=rows), FREE, batch=2, bound=0, lengths=lengths) for rows in (8, 4)
     )
     assert seconds(in_two_turns) == pytest.approx(2 * seconds(all_at_once))
 
 
 def test_few_concurrent_prompts_starve_a_server_that_wants_many():
-    wide, narrow = (played(Server(0.01, 0.0), FREE, concurrent=concurrent) for concurrent in (8, 1))
+    wide, narrow = (played(ServerSpeed(0.01, 0.0), FREE, concurrent=concurrent) for concurrent in (8, 1))
     assert seconds(narrow) > 3 * seconds(wide)
 
 
 def test_completions_interrupted_by_an_update_go_on_later_and_hold_two_versions():
     # A completion takes 10 s and the trainer 1 s, so every update meets the next one after 1 s.
-    trainer = Trainer(per_token=1e-4)
+    trainer = TrainerSpeed(per_token=1e-4)
     for step in played(STEADY, trainer, batch=1, bound=1, concurrent=1, lengths=[[10000]]):
         assert step.seconds == pytest.approx(10 + LOOK_SECONDS)
         assert (step.staleness, step.staleness_max) == (0.5, 1)
@@ -115,29 +115,29 @@ class Watched(Simulation):
 )  # fmt: skip
 def test_the_bounds_of_areal_hold_at_every_moment(bound, servers, ranks, concurrent, per_token, seed):
     workload = Workload(4, concurrent, bound, drawn(60, 40, 200, 2, 32, seed))
-    assert len(Watched(STEADY, Trainer(per_token), workload, servers, ranks).run(20)) == 20
+    assert len(Watched(STEADY, TrainerSpeed(per_token), workload, servers, ranks).run(20)) == 20
 
 
 @pytest.mark.parametrize("bound", [0, 1, 2, 4])
 def test_slow_training_meets_the_bound_and_never_passes_it(bound):
-    steps = played(STEADY, Trainer(1e-2), bound=bound)
+    steps = played(STEADY, TrainerSpeed(1e-2), bound=bound)
     assert {(step.staleness, step.staleness_max) for step in steps} == {(bound, bound)}
 
 
 def test_interrupted_groups_may_be_overtaken_and_pass_the_bound_by_little():
     """The next ones, of the same length, begin while they wait to be let on: AReaL bounds what is begun, not this."""
-    steps = played(STEADY, Trainer(1e-5), bound=1, lengths=[[1000] * 4])
+    steps = played(STEADY, TrainerSpeed(1e-5), bound=1, lengths=[[1000] * 4])
     assert max(step.staleness_max for step in steps) == 2
 
 
 def test_a_synchronous_batch_is_of_the_current_version():
-    assert {step.staleness_max for step in played(STEADY, Trainer(1e-3), servers=2, ranks=2, bound=0)} == {0}
+    assert {step.staleness_max for step in played(STEADY, TrainerSpeed(1e-3), servers=2, ranks=2, bound=0)} == {0}
 
 
 @pytest.mark.parametrize("bound", [0, 1, 4])
 @pytest.mark.parametrize("per_token", [1e-4, 1e-3, 4e-3])
 def test_more_devices_are_never_slower(bound, per_token):
-    server, trainer = Server(0.02, 1e-3), Trainer(per_token, update=0.2)
+    server, trainer = ServerSpeed(0.02, 1e-3), TrainerSpeed(per_token, update=0.2)
     for servers, ranks in ((1, 1), (2, 1), (1, 2), (3, 4)):
         now = seconds(played(server, trainer, servers, ranks, 16, bound=bound))
         assert seconds(played(server, trainer, servers + 1, ranks, 16, bound=bound)) <= 1.02 * now
@@ -146,12 +146,12 @@ def test_more_devices_are_never_slower(bound, per_token):
 
 
 def test_running_ahead_is_faster_than_waiting():
-    times = [seconds(played(STEADY, Trainer(1e-3), bound=bound)) for bound in (0, 1, 2)]
+    times = [seconds(played(STEADY, TrainerSpeed(1e-3), bound=bound)) for bound in (0, 1, 2)]
     assert times[0] > 1.5 * times[1] and times[2] <= 1.02 * times[1]
 
 
 def test_processes_share_the_cores_there_are():
-    slow, lengths = Trainer(per_token=1e-2), [[100] * 4]
+    slow, lengths = TrainerSpeed(per_token=1e-2), [[100] * 4]
     own, shared = (seconds(played(STEADY, slow, ranks=2, bound=0, lengths=lengths, cores=cores)) for cores in (2, 1))
     generating = 8 * 400 * 1e-3
     assert shared - generating == pytest.approx(2 * (own - generating))  # both trainers at once; the server is alone
@@ -171,7 +171,7 @@ def configured(batch=16, n=4) -> dict:
 def best_of(devices, trainer_rate, text="sglang.d1+d1"):
     values = configured()
     workload = Workload.of(values, LENGTHS)
-    speeds = splits.Speeds(STEADY, Trainer(1 / trainer_rate))
+    speeds = splits.Speeds(STEADY, TrainerSpeed(1 / trainer_rate))
     found = [
         splits.predict(speeds, workload, sides, devices)
         for sides in splits.splits(values, allocation.parse(text), devices)
@@ -258,7 +258,7 @@ def test_speeds_are_read_back_from_the_run_they_made(tmp_path):
 
 def test_one_step_that_hung_does_not_spoil_the_speeds(tmp_path):
     found = recorded.read(recorded_run(tmp_path, hiccup=5.0).root)
-    rollout = [server.floor * 40 + server.each * 800 for server in (found.server, Server(FLOOR, EACH))]
+    rollout = [server.floor * 40 + server.each * 800 for server in (found.server, ServerSpeed(FLOOR, EACH))]
     assert rollout[0] == pytest.approx(rollout[1], rel=0.05)
 
 

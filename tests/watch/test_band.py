@@ -41,7 +41,7 @@ def recorded(tmp_path):
 def test_a_band_holds_every_run_it_was_recorded_from_with_room_for_sampling(tmp_path, recorded):
     assert recorded.steps == list(range(20, 61, 5)) and recorded.runs == 3
     for seed in (1, 2, 3):
-        course = band.Course(Run(tmp_path / f"seed{seed}").read_metrics(), config())
+        course = band.Trend(Run(tmp_path / f"seed{seed}").read_metrics(), config())
         for step in recorded.steps:
             expected, level = recorded.at(step), course.level(step)
             assert expected.low < level.value - level.error and level.value + level.error < expected.high
@@ -51,7 +51,7 @@ def test_a_band_holds_every_run_it_was_recorded_from_with_room_for_sampling(tmp_
 def test_the_range_is_widened_by_twice_the_error_of_a_difference(tmp_path):
     """Three times the same run: there is nothing but the widening."""
     run = finished(tmp_path, 1)
-    level = band.Course(run.read_metrics(), config()).level(40)
+    level = band.Trend(run.read_metrics(), config()).level(40)
     expected = band.record([run, run, run], "2 cores").at(40)
     assert expected.high - level.value == pytest.approx(2 * 2**0.5 * level.error, abs=1e-3)
     assert level.value - expected.low == pytest.approx(2 * 2**0.5 * level.error, abs=1e-3)

@@ -18,7 +18,7 @@ from areal_gsm8k.runs.files import append_lines, write_atomically
 from areal_gsm8k.runs.run import COLLAPSED, FINISHED, STOPPED, Run
 from areal_gsm8k.watch.live import LiveView
 from areal_gsm8k.watch.overview import Overview
-from areal_gsm8k.watch.progress import Followed
+from areal_gsm8k.watch.progress import RunProgress
 
 LEARNING = steps(noisy(line(0.2, 0.7, 60)), dev={0: 0.4, 20: 0.6})
 COLLAPSING = steps(noisy([0.4] * 20) + [0.0] * 40)
@@ -106,13 +106,13 @@ def test_several_runs_in_a_terminal_are_one_table(tmp_path):
 def test_how_a_run_ended(tmp_path):
     run = Run(tmp_path / "r")
     run.make_folders()
-    assert Followed(run).ended() is None  # not started yet
+    assert RunProgress(run).ended() is None  # not started yet
     run.claim()
     run.set_status("training", step=2)
-    assert Followed(run).ended() is None
+    assert RunProgress(run).ended() is None
     for phase in (FINISHED, STOPPED, COLLAPSED):
         run.set_status(phase)
-        assert Followed(run).ended() == phase
+        assert RunProgress(run).ended() == phase
 
 
 def test_a_run_whose_process_is_gone_has_ended(tmp_path):
@@ -123,7 +123,7 @@ def test_a_run_whose_process_is_gone_has_ended(tmp_path):
     )
     dead = subprocess.Popen([sys.executable, "-c", code])
     dead.wait()
-    assert Followed(run).ended() == f"ended while training: process {dead.pid} is gone"
+    assert RunProgress(run).ended() == f"ended while training: process {dead.pid} is gone"
     run.lock.write_text(str(os.getpid()))  # a number given anew: this process is older than the lock
     assert run.launcher().alive
     os.utime(run.lock, (1e9, 1e9))  # and this one younger

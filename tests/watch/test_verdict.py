@@ -1,4 +1,4 @@
-"""Every state and every cause from made-up courses that only its rule can tell, and no alarm from noise alone."""
+"""Every state and every cause from made-up runs that only its rule can tell, and no alarm from noise alone."""
 
 import pytest
 from made_runs import CONFIG, config, line, noisy, steps
@@ -6,13 +6,13 @@ from made_runs import CONFIG, config, line, noisy, steps
 from areal_gsm8k.watch import verdict
 from areal_gsm8k.watch.band import Band, recipe
 from areal_gsm8k.watch.diagnosis import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY
-from areal_gsm8k.watch.trend import Course, noise, slope, trimmed_mean
+from areal_gsm8k.watch.trend import Trend, noise, slope, trimmed_mean
 
 LEARNING = line(0.25, 0.75, 60)
 
 
 def judged(rows, band=None, **changes):
-    return verdict.judge(Course(rows, config(**changes)), band)
+    return verdict.judge(Trend(rows, config(**changes)), band)
 
 
 def band(low=0.5, gain_low=0.3, **changes) -> Band:
@@ -281,10 +281,10 @@ def test_noise_around_a_course_like_the_bands_is_hardly_ever_slow():
     """Six seeds: a band of five, the sixth judged at every step."""
     from areal_gsm8k.watch import band as bands
 
-    courses = [Course(steps(noisy(line(0.2, 0.6, 40) + line(0.6, 0.85, 80), seed)), CONFIG) for seed in range(6)]
-    ranges = [bands._range(courses[:5], step) for step in range(20, 121, 5)]
+    trends = [Trend(steps(noisy(line(0.2, 0.6, 40) + line(0.6, 0.85, 80), seed)), CONFIG) for seed in range(6)]
+    ranges = [bands._range(trends[:5], step) for step in range(20, 121, 5)]
     recorded = Band(recipe(CONFIG), {}, 5, list(range(20, 121, 5)), *(list(s) for s in zip(*ranges, strict=True)))
-    states = [verdict.judge(Course(courses[5].rows[:count], CONFIG), recorded).state for count in range(20, 121)]
+    states = [verdict.judge(Trend(trends[5].rows[:count], CONFIG), recorded).state for count in range(20, 121)]
     assert states.count(ON_TRACK) > 0.95 * len(states) and not {COLLAPSING, FLAT} & set(states)
 
 

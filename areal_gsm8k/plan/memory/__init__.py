@@ -4,6 +4,6 @@
 a MemoryPlan out. docs/memory.md has the formulae, their sources, and what was measured.
 """
 
-from areal_gsm8k.plan.memory.plan import GPU, MemoryPlan, plan_for
+from areal_gsm8k.plan.memory.plan import CardMemory, MemoryPlan, plan_for
 
-__all__ = ["GPU", "MemoryPlan", "plan_for"]
+__all__ = ["CardMemory", "MemoryPlan", "plan_for"]

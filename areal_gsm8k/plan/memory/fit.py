@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from areal_gsm8k.config.compose import MEASURE_ONLY
 from areal_gsm8k.plan.memory import run_values
-from areal_gsm8k.plan.memory.plan import CONTEXT, GPU, MemoryPlan, plan_for
+from areal_gsm8k.plan.memory.plan import CONTEXT, CardMemory, MemoryPlan, plan_for
 from areal_gsm8k.plan.memory.run_values import SHARES
 from areal_gsm8k.plan.memory.server import GIB, MIB
 
-Settings = dict[str, object]  # dotted keys
-Resolve = Callable[[Settings], Mapping | None]  # the configuration with these laid over it; None: it is not allowed
+Overrides = dict[str, object]  # dotted keys
+Resolve = Callable[[Overrides], Mapping | None]  # the configuration with these laid over it; None: it is not allowed
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the cards people have
 PASSES = "more and smaller passes; the update is the same"
@@ -34,8 +34,8 @@ TURNS = {
 
 @dataclass(frozen=True)
 class Change:
-    settings: Settings
-    before: Settings
+    settings: Overrides
+    before: Overrides
     why: str
     rank: int = 0  # its place in the order of what hurts least
 
@@ -51,7 +51,7 @@ class Fit:
     changes: list[Change] = field(default_factory=list)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> Overrides:
         return {key: value for change in self.changes for key, value in change.settings.items()}
 
 
@@ -59,13 +59,13 @@ def _shown(value) -> str:
     return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def fit(values: Mapping, model_config: Mapping, gpus: list[GPU], resolve: Resolve, memory: int = 0) -> Fit:
+def fit(values: Mapping, model_config: Mapping, gpus: list[CardMemory], resolve: Resolve, memory: int = 0) -> Fit:
     """The fewest of the least harmful changes after which the run fits these cards, or all that help if none do.
 
     It aims at HEADROOM free on each, and is content with less where no more can be had.
     """
 
-    def planned(settings: Settings) -> MemoryPlan | None:
+    def planned(settings: Overrides) -> MemoryPlan | None:
         resolved = resolve(settings) if settings else values
         return resolved and plan_for(resolved, model_config, gpus, memory)
 
@@ -128,13 +128,13 @@ def _merged(changes: list[Change], change: Change) -> list[Change]:
     return sorted([*changes, change], key=lambda change: change.rank)
 
 
-def _candidates(values: Mapping, plan: MemoryPlan) -> list[tuple[Settings, str]]:
-    """Settings that may help, least harmful first, with what they cost; {} for those that do not apply."""
+def _candidates(values: Mapping, plan: MemoryPlan) -> list[tuple[Overrides, str]]:
+    """Overrides that may help, least harmful first, with what they cost; {} for those that do not apply."""
 
     def get(key: str):
         return run_values.get(values, key)
 
-    def halved(key: str, least: int = 1) -> Settings:
+    def halved(key: str, least: int = 1) -> Overrides:
         return {key: get(key) // 2} if get(key) and get(key) // 2 >= least else {}
 
     card, few = plan.fullest, min(FEW, plan.server.sequences)
@@ -167,7 +167,7 @@ def _candidates(values: Mapping, plan: MemoryPlan) -> list[tuple[Settings, str]]
     ]
 
 
-def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = False) -> Settings:
+def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = False) -> Overrides:
     """A share of the card that holds the model and at least so many sequences: what is left, up to twice as many."""
     key, card = SHARES.get(plan.server.backend), plan.fullest
     servers = [process for process in card.processes if process.name.startswith(plan.server.backend)]
@@ -184,29 +184,31 @@ def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = Fals
     return {key: share} if 0 < share < 1 else {}
 
 
-def hardware(values: Mapping, model_config: Mapping, gpus: list[GPU], resolve: Resolve) -> str:
+def hardware(values: Mapping, model_config: Mapping, gpus: list[CardMemory], resolve: Resolve) -> str:
     """What would do when nothing fits these cards: they without other programs, or the smallest of as many."""
-    held, emptied = sum(gpu.used for gpu in gpus), [GPU(gpu.gib) for gpu in gpus]
+    held, emptied = sum(gpu.used for gpu in gpus), [CardMemory(gpu.gib) for gpu in gpus]
     if held and fit(values, model_config, emptied, resolve).plan.fits:
         return f"these would do with some changes once you end what holds {held:.1f} GiB of them"
     for gib in CARDS:
         if gib > max(gpu.gib for gpu in gpus):
-            found = fit(values, model_config, [GPU(gib)] * len(gpus), resolve)
+            found = fit(values, model_config, [CardMemory(gib)] * len(gpus), resolve)
             if found.plan.fits:
                 return f"{len(gpus)} of {gib} GB would do" + (
                     f" with {len(found.changes)} changes" * bool(found.changes)
                 )
-    each = max(card.total for card in plan_for(values, model_config, [GPU(CARDS[-1])] * len(gpus)).cards)
+    each = max(card.total for card in plan_for(values, model_config, [CardMemory(CARDS[-1])] * len(gpus)).cards)
     return f"no {len(gpus)} cards do: each would need {each / GIB:.0f} GiB; spread the model over more of them"
 
 
-def held_by_others(plan: MemoryPlan, values: Mapping, model_config: Mapping, gpus: list[GPU], memory: int) -> float:
+def held_by_others(
+    plan: MemoryPlan, values: Mapping, model_config: Mapping, gpus: list[CardMemory], memory: int
+) -> float:
     """GiB of the cards without which the run of this plan would fit; 0 where that is not what it lacks."""
-    held, emptied = sum(gpu.used for gpu in gpus), [GPU(gpu.gib) for gpu in gpus]
+    held, emptied = sum(gpu.used for gpu in gpus), [CardMemory(gpu.gib) for gpu in gpus]
     return held if held and not plan.fits and plan_for(values, model_config, emptied, memory).fits else 0.0
 
 
-def smallest(values: Mapping, model_config: Mapping) -> list[GPU]:
+def smallest(values: Mapping, model_config: Mapping) -> list[CardMemory]:
     """Cards of the smallest usual size that hold the run as it is, as many as it asks for; of the largest if none do.
 
     Server and trainer share one only where the cluster that is asked for has no more.
@@ -214,5 +216,5 @@ def smallest(values: Mapping, model_config: Mapping) -> list[GPU]:
     sides, cluster = run_values.allocated(values), values["cluster"]
     several = cluster["n_nodes"] * cluster["n_gpus_per_node"] > 1
     count = sides.rollout.devices + sides.train.devices if several else 1
-    held = (gib for gib in CARDS if not plan_for(values, model_config, [GPU(gib)] * count).short(HEADROOM))
-    return [GPU(next(held, CARDS[-1]))] * count
+    held = (gib for gib in CARDS if not plan_for(values, model_config, [CardMemory(gib)] * count).short(HEADROOM))
+    return [CardMemory(next(held, CARDS[-1]))] * count

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from areal_gsm8k.config import devices
 from areal_gsm8k.config.schema import ConfigError
-from areal_gsm8k.machine.cards import GPU
+from areal_gsm8k.machine.cards import CardMemory
 from areal_gsm8k.plan.memory import run_values
 from areal_gsm8k.plan.memory.model_shape import ModelShape, from_config
 from areal_gsm8k.plan.memory.server import GIB, MIB, Server
@@ -39,7 +39,7 @@ class Process:
 
 
 @dataclass
-class Card:
+class PlannedCard:
     """A GPU, or the machine's memory, with the processes on it."""
 
     name: str
@@ -84,7 +84,7 @@ class MemoryPlan:
     trainer: Trainer
     server: Server
     allocation: str
-    cards: list[Card]
+    cards: list[PlannedCard]
     host: int = 0  # bytes of RAM that the trainers of one machine use instead of their GPUs' memory
     ram: int = 0  # bytes this machine has, where GPUs do the work; 0: not known, as for cards that are elsewhere
     notes: list[str] = field(default_factory=list)
@@ -108,7 +108,7 @@ class MemoryPlan:
         return f"{needs}; this machine has {self.ram / GIB:.1f}." if self.ram else f"{needs}."
 
     @property
-    def fullest(self) -> Card:
+    def fullest(self) -> PlannedCard:
         return max(self.cards, key=lambda card: (card.missing, card.total / card.capacity))
 
     def to_dict(self) -> dict:
@@ -124,7 +124,7 @@ class MemoryPlan:
         return own | host | {"model": model, "cards": cards}
 
 
-def plan_for(values: Mapping, model_config: Mapping, gpus: list[GPU], memory: int = 0) -> MemoryPlan:
+def plan_for(values: Mapping, model_config: Mapping, gpus: list[CardMemory], memory: int = 0) -> MemoryPlan:
     """Plan a run. Pure.
 
     values: resolved configuration (config/compose.py, make_plan(...).values). model_config: the content of
@@ -143,7 +143,7 @@ def plan_for(values: Mapping, model_config: Mapping, gpus: list[GPU], memory: in
     else:
         processes = [_trainer_process(trainer, f"trainer {i}", False) for i in range(trainers)]
         processes += [_server_process(server, f"{server.backend} server {i}", 0, 0, False) for i in range(servers)]
-        cards = [Card("memory of this machine", memory, processes)]
+        cards = [PlannedCard("memory of this machine", memory, processes)]
     machines = run_values.get(values, "cluster.n_nodes") or 1
     host = _moved_to_ram(values, trainer) * min(trainers, max(1, len(gpus) // machines))
     ram = memory if gpus else 0
@@ -156,7 +156,7 @@ def _moved_to_ram(values: Mapping, trainer: Trainer) -> int:
     return trainer.host + kept * devices.takes_turns(values)
 
 
-def of_all_machines(gpus: list[GPU], values: Mapping) -> list[GPU]:
+def of_all_machines(gpus: list[CardMemory], values: Mapping) -> list[CardMemory]:
     """The cards of every machine of a run, from those of one. Raises ConfigError when they are too few."""
     machines, sides = values["cluster"]["n_nodes"], run_values.allocated(values)
     needed = sides.rollout.devices + sides.train.devices
@@ -168,8 +168,8 @@ def of_all_machines(gpus: list[GPU], values: Mapping) -> list[GPU]:
     return gpus * machines
 
 
-def _on_gpus(values: Mapping, gpus: list[GPU], trainer: Trainer, server: Server, trainers: int, servers: int):
-    cards = [Card(f"GPU {i}", gpu.bytes, [], int(gpu.used * GIB)) for i, gpu in enumerate(gpus)]
+def _on_gpus(values: Mapping, gpus: list[CardMemory], trainer: Trainer, server: Server, trainers: int, servers: int):
+    cards = [PlannedCard(f"GPU {i}", gpu.bytes, [], int(gpu.used * GIB)) for i, gpu in enumerate(gpus)]
     several = {"trainer": trainers > 1, "server": server.tensor * server.pipeline > 1}
     in_turns = devices.takes_turns(values)
     for i in range(trainers):

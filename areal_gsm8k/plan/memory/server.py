@@ -17,8 +17,8 @@ GRAPH = 2 * MIB  # SGLang's own figure: CUDA graphs, for each sequence of the la
 GRAPH_BATCHES = ((20, 8), (35, 24), (60, 32))  # below so many GiB of card SGLang captures up to so many sequences
 LARGEST_GRAPH_BATCH = 256
 FLOAT = 4  # bytes: logits are sampled in float32
-ROWS, COLUMNS = 8, 128  # smallest height and width of the embedded server's slab (serve/slab.py)
-KEPT = 256 * MIB  # bound on the prompts it keeps for reuse (serve/reuse.py)
+ROWS, COLUMNS = 8, 128  # smallest height and width of the embedded server's slab (serve/kv_slab.py)
+KEPT = 256 * MIB  # bound on the prompts it keeps for reuse (serve/prompt_cache.py)
 SAMPLING = 3  # copies of the logits while sampling: scaled, probabilities, sums
 
 
@@ -95,7 +95,7 @@ class Server:
         return {"weights": self.weights, "keys and values": kv, "working": self.outside(card)}
 
     def _embedded(self) -> Parts:
-        """areal_gsm8k/serve: the slab at its largest, with the smaller one it grew out of (slab.py, reserve)."""
+        """areal_gsm8k/serve: the slab at its largest, with the smaller one it grew out of (kv_slab.py, reserve)."""
         rows = max(ROWS, 1 << (self.sequences - 1).bit_length())
         column = rows * (self.kv_token + self.element)  # with the mask
         columns = _widened(COLUMNS, self.prompt)

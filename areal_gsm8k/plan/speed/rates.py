@@ -13,7 +13,7 @@ class ScalingError(ValueError):
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerSpeed:
     """A rollout server. One token for each of c running requests takes `floor + each * c` seconds.
 
     So c requests together make c / (floor + each * c) tokens a second: in proportion to c while few run (the weights
@@ -32,7 +32,7 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainerSpeed:
     """All trainer ranks together share a step's tokens evenly: AReaL balances them (areal/infra/dist_rollout.py)."""
 
     per_token: float  # seconds of one rank for a completion token: logprobs, advantages, update
@@ -44,7 +44,7 @@ class Trainer:
         return tokens * self.per_token / ranks
 
 
-def fit_server(points: Mapping[int, float], rows: int = ANY) -> Server:
+def fit_server(points: Mapping[int, float], rows: int = ANY) -> ServerSpeed:
     """The server whose curve passes nearest these points: requests running at once -> completion tokens a second.
 
     Least squares on seconds a token, c / rate = floor + each * c. One point gives no `floor`: the rate is then the same
@@ -52,7 +52,7 @@ def fit_server(points: Mapping[int, float], rows: int = ANY) -> Server:
     """
     seconds = {running: running / rate for running, rate in points.items()}
     if len(points) == 1:
-        return Server(0.0, 1 / next(iter(points.values())), rows)
+        return ServerSpeed(0.0, 1 / next(iter(points.values())), rows)
     mean_x, mean_y = (sum(values) / len(points) for values in (seconds, seconds.values()))
     slope = sum((x - mean_x) * (y - mean_y) for x, y in seconds.items()) / sum((x - mean_x) ** 2 for x in seconds)
     floor = mean_y - slope * mean_x
@@ -61,7 +61,7 @@ def fit_server(points: Mapping[int, float], rows: int = ANY) -> Server:
             f"--rollout-rate {written(points)}: tokens a second must grow with the requests running, and less than in "
             "proportion. Measure the server with one request and with as many as a run gives it."
         )
-    return Server(floor, slope, rows)
+    return ServerSpeed(floor, slope, rows)
 
 
 def read_points(text: str) -> dict[int, float]:

@@ -10,7 +10,7 @@ from statistics import median
 
 from areal_gsm8k.config import allocation
 from areal_gsm8k.config.allocation import Allocation
-from areal_gsm8k.plan.speed.rates import ANY, ScalingError, Server, Trainer
+from areal_gsm8k.plan.speed.rates import ANY, ScalingError, ServerSpeed, TrainerSpeed
 from areal_gsm8k.plan.speed.simulation import Simulation
 from areal_gsm8k.plan.speed.workload import Workload
 from areal_gsm8k.runs import samples
@@ -26,8 +26,8 @@ OUTSIDE = ("time/eval", "time/save", "time/recovery")  # not part of a step's ti
 
 @dataclass(frozen=True)
 class Recorded:
-    server: Server  # of one device
-    trainer: Trainer  # of one device
+    server: ServerSpeed  # of one device
+    trainer: TrainerSpeed  # of one device
     groups: list[list[int]]  # tokens of each completion, by group
     source: str
 
@@ -67,7 +67,7 @@ def resampled(groups: list[list[int]], size: int, seed: int = 1) -> list[list[in
     return [source.choices(group, k=size) for group in source.sample(groups, len(groups))]
 
 
-def _server(rows: list[dict], steps: list[list[list[int]]], values: Mapping, sides: Allocation) -> Server:
+def _server(rows: list[dict], steps: list[list[list[int]]], values: Mapping, sides: Allocation) -> ServerSpeed:
     """Seconds of the wait = floor x decoding steps + each x tokens of a server, over the run's steps.
 
     How many decoding steps a batch needs follows from its lengths: it is what the simulation says of a server that
@@ -75,19 +75,19 @@ def _server(rows: list[dict], steps: list[list[list[int]]], values: Mapping, sid
     """
     embedded = sides.rollout.backend == "embedded"
     rows_at_once = values["embedded"]["max_running_requests"] if embedded else ANY
-    counting = Server(floor=1.0, each=0.0, rows=rows_at_once)
+    counting = ServerSpeed(floor=1.0, each=0.0, rows=rows_at_once)
     decoding = []
     for groups in steps:
         workload = replace(Workload.of(values, groups), batch=len(groups), bound=0)
-        played = Simulation(counting, Trainer(0.0), workload, sides.rollout.data, sides.train.data)
+        played = Simulation(counting, TrainerSpeed(0.0), workload, sides.rollout.data, sides.train.data)
         decoding.append(played.run(1)[0].wait)
     tokens = [_tokens(groups) / sides.rollout.data for groups in steps]
     floor, each = _fit([row["time/rollout"] for row in rows], decoding, tokens)
     devices = sides.rollout.pipeline * sides.rollout.tensor
-    return Server(floor * devices, each * devices, rows_at_once)
+    return ServerSpeed(floor * devices, each * devices, rows_at_once)
 
 
-def _trainer(rows: list[dict], steps: list[list[list[int]]], sides: Allocation) -> Trainer:
+def _trainer(rows: list[dict], steps: list[list[list[int]]], sides: Allocation) -> TrainerSpeed:
     seconds = [sum(row.get(name) or 0.0 for name in TRAINING) for row in rows]
     per_token = (
         median(each / _tokens(groups) for each, groups in zip(seconds, steps, strict=True)) * sides.train.devices
@@ -95,7 +95,7 @@ def _trainer(rows: list[dict], steps: list[list[list[int]]], sides: Allocation) 
     update = median(row.get("time/update_weights") or 0.0 for row in rows)
     parts = (*TRAINING, *OUTSIDE, "time/rollout", "time/update_weights")
     record = median(row["time/step"] - sum(row.get(name) or 0.0 for name in parts) for row in rows)
-    return Trainer(per_token, update, max(0.0, record))
+    return TrainerSpeed(per_token, update, max(0.0, record))
 
 
 def _fit(seconds: list[float], *causes: list[float]) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from areal_gsm8k.plan.speed.rates import Server, Trainer
+from areal_gsm8k.plan.speed.rates import ServerSpeed, TrainerSpeed
 from areal_gsm8k.plan.speed.workload import Workload
 
 LOOK_SECONDS = 0.5  # between two looks of an interrupted request whether it may go on
@@ -46,14 +46,14 @@ class Group:
     """A prompt's completions under way, or accepted."""
 
     number: int  # in the order of admission
-    client: Client
+    client: SimulatedClient
     unfinished: int
     tokens: int
     versions: list[set[int]]  # that each completion was sampled with
 
 
 @dataclass(eq=False)
-class Request:
+class SimulatedRequest:
     group: Group
     sample: int
     tokens: float  # still to be decoded
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(eq=False)
-class Client:
+class SimulatedClient:
     """AReaL's rollout client of one data-parallel trainer, with what its staleness manager counts."""
 
     running: int = 0
@@ -71,13 +71,13 @@ class Client:
 
 @dataclass(eq=False)
 class RunningServer:
-    speed: Server
+    speed: ServerSpeed
     tokens: float = 0.0  # decoded by a request that runs since the start
     order: Iterator[int] = field(default_factory=itertools.count)
-    running: list[tuple[float, int, Request]] = field(default_factory=list)  # heap: `tokens` when it is done
-    waiting: deque[Request] = field(default_factory=deque)
+    running: list[tuple[float, int, SimulatedRequest]] = field(default_factory=list)  # heap: `tokens` when it is done
+    waiting: deque[SimulatedRequest] = field(default_factory=deque)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: SimulatedRequest) -> None:
         self.waiting.append(request)
         self.fill()
 
@@ -96,12 +96,12 @@ class RunningServer:
         if self.running:
             self.tokens += seconds / self.speed.seconds_per_token(len(self.running))
 
-    def finished(self) -> Request:
+    def finished(self) -> SimulatedRequest:
         self.tokens, _, request = heapq.heappop(self.running)
         self.fill()
         return request
 
-    def abort(self) -> Iterator[tuple[Request, bool]]:
+    def abort(self) -> Iterator[tuple[SimulatedRequest, bool]]:
         """Every request, with what it has left, and whether it has got any token."""
         for done_at, _, request in sorted(self.running):
             left = done_at - self.tokens
@@ -124,18 +124,24 @@ class Simulation:
     """`servers` and `ranks` processes. `cores`: CPU cores that all of them share; None where each has its own GPU."""
 
     def __init__(
-        self, server: Server, trainer: Trainer, workload: Workload, servers: int, ranks: int, cores: int | None = None
+        self,
+        server: ServerSpeed,
+        trainer: TrainerSpeed,
+        workload: Workload,
+        servers: int,
+        ranks: int,
+        cores: int | None = None,
     ):
         self.trainer, self.workload, self.ranks, self.cores = trainer, workload, ranks, cores or NEVER
         self.servers = [RunningServer(server) for _ in range(servers)]
-        self.clients = [Client() for _ in range(ranks)]
+        self.clients = [SimulatedClient() for _ in range(ranks)]
         self.turns = [itertools.cycle(self.servers) for _ in range(ranks)]
         self.numbers = itertools.count()
         self.share = workload.batch // ranks  # AReaL rounds down
         self.concurrent = max(1, workload.concurrent // ranks)
         self.now, self.version = 0.0, 0
         self.admitting = self.generating = True
-        self.held: deque[tuple[float, list[Request]]] = deque()  # interrupted requests, and when they look again
+        self.held: deque[tuple[float, list[SimulatedRequest]]] = deque()  # interrupted, and when they look again
         self.steps: list[Step] = []
 
     def run(self, steps: int) -> list[Step]:
@@ -198,10 +204,10 @@ class Simulation:
                 group = Group(number, client, len(lengths), sum(lengths), [set() for _ in lengths])
                 client.running += 1
                 for sample, length in enumerate(lengths):
-                    request = Request(group, sample, length, next(turn))
+                    request = SimulatedRequest(group, sample, length, next(turn))
                     request.server.submit(request)
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: SimulatedRequest) -> None:
         group = request.group
         group.versions[request.sample].add(self.version)
         group.unfinished -= 1

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 from areal_gsm8k.config.allocation import Allocation
-from areal_gsm8k.plan.speed.rates import ScalingError, Server, Trainer
+from areal_gsm8k.plan.speed.rates import ScalingError, ServerSpeed, TrainerSpeed
 from areal_gsm8k.plan.speed.simulation import Simulation
 from areal_gsm8k.plan.speed.workload import Workload
 
@@ -18,8 +18,8 @@ SETTLING, COUNTED = 4, 12  # steps of the simulation: not counted beside `bound`
 class Speeds:
     """Of one device each."""
 
-    server: Server
-    trainer: Trainer
+    server: ServerSpeed
+    trainer: TrainerSpeed
     cores: int | None = None  # that all processes share; None: a GPU each
 
 
@@ -94,11 +94,11 @@ def best(predictions: list[Prediction]) -> Prediction:
     return min((p for p in predictions if p.step < 1.01 * shortest), key=lambda p: (p.staleness, p.step))
 
 
-def _wider(server: Server, allocation: Allocation) -> Server:
+def _wider(server: ServerSpeed, allocation: Allocation) -> ServerSpeed:
     """A server over several devices is taken to be so many times as fast."""
     devices = allocation.rollout.pipeline * allocation.rollout.tensor
     return replace(server, floor=server.floor / devices, each=server.each / devices)
 
 
-def _wider_trainer(trainer: Trainer, allocation: Allocation) -> Trainer:
+def _wider_trainer(trainer: TrainerSpeed, allocation: Allocation) -> TrainerSpeed:
     return replace(trainer, per_token=trainer.per_token / (allocation.train.pipeline * allocation.train.tensor))

@@ -46,7 +46,7 @@ class Facts:
     rows: list[dict]
     config: dict
     config_text: str
-    verdict: verdict.Verdict
+    verdict: verdict.RunVerdict
     band: band.Band | None
     tiles: list[Tile]
     before_after: list[tuple[str, str, str, str]]
