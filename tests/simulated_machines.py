@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 from areal_gsm8k.doctor import advice, examination, requested
-from areal_gsm8k.machine.facts import GIB, Disk, Machine
+from areal_gsm8k.machine.facts import Disk, Machine
 from areal_gsm8k.machine.network import WebAnswer
-from areal_gsm8k.machine.nvidia import MIB, Driver, Gpu
+from areal_gsm8k.machine.nvidia import GIB, MIB, Driver, Gpu
 from areal_gsm8k.paths import PROJECT
 
 RTX_4090 = Gpu(0, "GPU-a", "NVIDIA GeForce RTX 4090", (8, 9), 24_564 * MIB, 400 * MIB)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from areal_gsm8k.cli import text
+
 
 def band(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs of one recipe, 2 or more.")],
@@ -24,12 +26,9 @@ def band(
     from areal_gsm8k.watch import band
 
     hardware = hardware or f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-    try:
+    with text.errors_told(band.BandError, RunError, OSError, stderr=True):
         recorded = band.record([Run(folder) for folder in runs], hardware)
         recorded.write(out)
-    except (band.BandError, RunError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     seeds = ", ".join(str(seed) for seed in recorded.facts["seeds"])
     typer.echo(
         f"{out}: {recorded.runs} runs (seeds {seeds}), steps {recorded.steps[0]} to {recorded.steps[-1]}; reward "

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from areal_gsm8k.cli import text
+
 
 def compare(
     evaluated: Annotated[
@@ -32,21 +34,17 @@ def compare(
     import json
 
     from rich.console import Console
-    from rich.markup import escape
 
     from areal_gsm8k.report import comparison, comparison_table, graded
     from areal_gsm8k.runs.files import write_atomically
 
     console = Console()
-    try:
+    with text.errors_told(graded.GradedError, OSError):
         compared = comparison.compare([model for argument in evaluated for model in graded.read(argument)], seed)
         if out is not None:
             write_atomically(out / "comparison.md", comparison_table.markdown(compared))
             write_atomically(out / "comparison.json", json.dumps(compared, indent=2, ensure_ascii=False) + "\n")
             comparison_table.draw(compared, out / "comparison.png")
-    except (graded.GradedError, OSError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     console.print(comparison_table.table(compared), highlight=False)
     if out is not None:
         console.print(f"Written to {out}: comparison.md, comparison.json, comparison.png", highlight=False)

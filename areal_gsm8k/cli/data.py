@@ -6,12 +6,13 @@ gsm8k data prepare --source generated --out data/generated --layout jsonl
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from areal_gsm8k.cli import text
 
 app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
 SUBSET = 500
@@ -52,7 +53,7 @@ def prepare(
     from areal_gsm8k.data.problems import DataError
 
     console = Console()
-    try:
+    with text.errors_told(DataError, OSError):
         files, verified = collect(source, layout.value, rows, seed)
         other = sorted(
             file.name for file in out.glob("*") if file.suffix in {".jsonl", ".parquet"} - {f".{layout.value}"}
@@ -63,9 +64,6 @@ def prepare(
             )
         for name, content in files.items():
             write(content, out / name)
-    except (DataError, OSError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     table = Table("file", "rows")
     table.columns[1].justify = "right"
     for name, content in files.items():
@@ -108,18 +106,10 @@ def write(rows: list[dict], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    from areal_gsm8k.runs.files import to_lines, write_atomically
+    from areal_gsm8k.runs.files import replacing, to_lines, write_atomically
 
     if path.suffix == ".jsonl":
         write_atomically(path, to_lines(rows))
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as handle:
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    else:
+        with replacing(path) as file:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)

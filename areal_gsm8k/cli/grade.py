@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from areal_gsm8k.cli import text
+
 SHOWN = 20  # completions that a comparison prints in full
 
 
@@ -36,7 +38,7 @@ def grade(
     from rich.console import Console
 
     console = Console(soft_wrap=True)
-    try:
+    with text.errors_told(ValueError, OSError):
         if file is None:
             if completion is None or reference is None or out or compare:
                 raise ValueError("give a COMPLETION and a REFERENCE, or --file (with --out or --compare)")
@@ -51,9 +53,6 @@ def grade(
             failed = False if out is None and compare else grade_rows(rows, answer_format, file, out, console)
             if compare:
                 failed |= compare_rows(rows, file, console)
-    except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False)
-        raise typer.Exit(1) from None
     raise typer.Exit(int(failed))
 
 
@@ -62,8 +61,8 @@ def show(completion: str, reference: str, answer_format: str | None, console) ->
     from areal_gsm8k.grading.explanation import explained
 
     verdict = parser.grade(completion, reference, answer_format)
-    for name, text in (explained(verdict) | {"grader": parser.GRADER_VERSION}).items():
-        console.print(f"{name:<10} {text}", highlight=False, markup=False)
+    for name, said in (explained(verdict) | {"grader": parser.GRADER_VERSION}).items():
+        console.print(f"{name:<10} {said}", highlight=False, markup=False)
     return verdict.error is not None
 
 

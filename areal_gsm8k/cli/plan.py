@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from areal_gsm8k.cli import simulate as scaling
+from areal_gsm8k.cli import text
+from areal_gsm8k.machine.nvidia import GIB, MIB
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +35,6 @@ FILLS = {  # what stands for which parts
 }
 PARTS = [name for names in FILLS.values() for name in names]
 LEGEND = "█ weights, gradients, optimizer   ▓ comes and goes   ▒ keys and values   ░ context, margin   · free"
-GIB, MIB = 1 << 30, 1 << 20
 
 
 def plan(
@@ -70,7 +71,7 @@ def plan(
     console = Console(soft_wrap=True, highlight=False)
     speeds = (rollout_rate, trainer_rate, completion_tokens, completion_spread, update_seconds, handling_seconds)
     given = scaling.Given(devices, run, *speeds, cores)
-    try:
+    with text.errors_told(ConfigError, ShapeError, ValueError, OSError, code=2, stderr=True):
         if simulate:
             scaling.simulate(console, config or [], overrides or [], given, as_json)
             return
@@ -81,9 +82,6 @@ def plan(
         overlay = overlay_of(found, asked) if fit and shown.fits else ""
         if out and overlay:
             _write(out, overlay)
-    except (ConfigError, ShapeError, ValueError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from None
     if as_json:
         changes = [{"settings": change.settings, "costs": change.why} for change in found.changes] if found else []
         console.print_json(data=shown.to_dict() | {"changes": changes, "model_config": asked.source})

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from areal_gsm8k.cli import text
+
 app = typer.Typer(help="Overlays for models, algorithms, rewards, back ends and machines.")
 
 NAMES = (".experiment_name", "fileroot", "nfs_record_root")  # what AReaL wants of the run's name, in every section
@@ -38,13 +40,10 @@ def show(names: Annotated[list[str], typer.Argument(metavar="NAME", help="For ex
     from areal_gsm8k.config.compose import make_plan
     from areal_gsm8k.config.schema import ConfigError
 
-    try:
+    with text.errors_told(recipes.RecipeError, ConfigError, code=2, stderr=True):
         chosen = [recipes.read(recipes.find(name)) for name in names]
         files = [recipe.path for recipe in chosen]
         base, plan = (make_plan(some, ["trial_name=shown"], ENOUGH_GPUS) for some in ([], files))
-    except (recipes.RecipeError, ConfigError) as mistake:
-        typer.echo(f"error: {mistake}", err=True)
-        raise typer.Exit(2) from None
     for recipe in chosen:
         typer.echo(f"{recipe.kind}/{recipe.name}")
         for line in recipe.head:

@@ -51,7 +51,7 @@ def replay(
     trained, and nothing is written into the run.
     """
     console = text.console()
-    try:
+    with text.errors_told(ValueError, RuntimeError, OSError):
         if (sample is None) == (not reward):
             raise SamplesError("give --sample, to generate one again, or --reward, to regrade: one of the two")
         if reward:
@@ -62,9 +62,6 @@ def replay(
             if steps or out:
                 raise SamplesError("--steps and --out go with --reward")
             regenerate(run, step, sample, str(engine), console)
-    except (ValueError, RuntimeError, OSError) as mistake:
-        text.fail(mistake, console)
-        raise typer.Exit(1) from None
 
 
 def regenerate(folder: Path, step: int | None, sample: int, engine: str, console: Console) -> None:

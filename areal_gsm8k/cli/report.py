@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from areal_gsm8k.cli import text
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; several are drawn together.")],
@@ -19,17 +21,9 @@ def report(
     ] = None,
 ) -> None:
     """Write curves, tables, samples and flips of training runs into one HTML file; prints its path."""
-    from rich.console import Console
-    from rich.markup import escape
-
+    from areal_gsm8k.report import page
     from areal_gsm8k.runs.run import Run, RunError
 
-    console = Console()
-    try:
-        from areal_gsm8k.report import page
-
+    with text.errors_told(RunError, OSError):
         file = page.write(runs, out or (Run(runs[0]).report if len(runs) == 1 else Path("runs") / "report.html"))
-    except (RunError, OSError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    console.print(str(file.absolute()), highlight=False, markup=False, soft_wrap=True)
+    text.console().print(str(file.absolute()))

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from areal_gsm8k.cli import text
+
 app = typer.Typer(help="Examine rewards.", no_args_is_help=True)
 
 
@@ -44,11 +46,9 @@ def attack(
     console = Console(soft_wrap=True)
     close = None
     try:
-        score, close = resolve(reward, answer_format, seconds)
-        results = list(run(score))
-    except (ValueError, RuntimeError) as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False)
-        raise typer.Exit(1) from None
+        with text.errors_told(ValueError, RuntimeError):
+            score, close = resolve(reward, answer_format, seconds)
+            results = list(run(score))
     finally:
         if close:
             close()

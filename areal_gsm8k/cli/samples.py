@@ -53,15 +53,12 @@ def samples(
 ) -> None:
     """Show the samples of one training step: question, completion, verdict, reward, advantage, policy version."""
     console = text.console()
-    try:
+    with text.errors_told(SamplesError):
         if group is not None and (evaluation or error):
             raise SamplesError("--group: only samples that a step consumed have groups; leave out --eval and --error")
         rows, title = find(samples_of.open_run(run), step, evaluation, error)
         chosen = one_group(rows, group) if group is not None else rows
         chosen = samples_of.select(chosen, right, wrong, truncated, error and evaluation, grep)
-    except SamplesError as mistake:
-        text.fail(mistake, console)
-        raise typer.Exit(1) from None
     limit = n or (len(chosen) if as_json or group is not None else SHOWN)
     if as_json:
         for row in chosen[:limit]:

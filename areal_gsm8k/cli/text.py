@@ -2,12 +2,17 @@
 
 out = text.console()
 text.field("completion", row["completion"], out)
+with text.errors_told(ValueError, OSError): ...
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import typer
 
 from areal_gsm8k.terminal_safe import printable
 
@@ -18,13 +23,13 @@ LONGEST = 4000  # characters shown of one text
 LABEL = 12  # characters of a field's name
 
 
-def console() -> Console:
+def console(stderr: bool = False) -> Console:
     """A console that prints texts as they are, and breaks no line: a narrow terminal does that itself."""
     from rich.console import Console
 
     if hasattr(sys.stdout, "reconfigure"):  # an output that cannot show a letter gets its escape
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
@@ -40,6 +45,11 @@ def field(name: str, text: str, out: Console) -> None:
     out.print(f"{name:<{LABEL}}" + printable(shortened(text)).replace("\n", "\n" + " " * LABEL))
 
 
-def fail(mistake: Exception, out: Console) -> None:
-    """Print what went wrong, in one line."""
-    out.print(f"error: {printable(str(mistake))}", style="red")
+@contextmanager
+def errors_told(*kinds: type[Exception], code: int = 1, stderr: bool = False) -> Iterator[None]:
+    """Within the block, an error of these kinds is printed in one line, and the command ends with this exit code."""
+    try:
+        yield
+    except kinds as mistake:
+        console(stderr).print(f"error: {printable(str(mistake))}", style="red")
+        raise typer.Exit(code) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from areal_gsm8k.config.compose import as_overrides
 from areal_gsm8k.machine import nvidia
-from areal_gsm8k.machine.cards import GIB
+from areal_gsm8k.machine.nvidia import GIB
 from areal_gsm8k.paths import CONFIGS, CPU_OVERLAY
 
 CARDS = {  # GB: overlays for one GPU of so much

@@ -10,7 +10,8 @@ from areal_gsm8k.doctor import gpu
 from areal_gsm8k.doctor.examination import Line, failed, warned
 from areal_gsm8k.doctor.finding import FAIL
 from areal_gsm8k.doctor.requested import Requested, read
-from areal_gsm8k.machine.facts import GIB, Machine
+from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.machine.nvidia import GIB
 
 CPU = "configs/cpu.yaml"
 EVERYWHERE = ("host", "disk")  # groups whose failures stop the CPU recipe as well

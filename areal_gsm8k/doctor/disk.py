@@ -5,7 +5,8 @@ from pathlib import Path
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
 from areal_gsm8k.doctor.requested import Requested
-from areal_gsm8k.machine.facts import GIB, Machine
+from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.machine.nvidia import GIB
 
 WINDOWS = ("9p", "drvfs", "v9fs")  # a Windows drive seen from WSL
 # Free bytes below which a run fails, and below which it may. A recovery point holds weights and both moments of Adam,

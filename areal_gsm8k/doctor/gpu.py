@@ -5,8 +5,11 @@ from areal_gsm8k.config.defaults import AMPERE, BLACKWELL, attention_backend, se
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
 from areal_gsm8k.doctor.requested import Requested
 from areal_gsm8k.machine import nvidia
-from areal_gsm8k.machine.facts import GIB, Machine
-from areal_gsm8k.machine.nvidia import Gpu
+from areal_gsm8k.machine.cards import CardMemory
+from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.machine.nvidia import GIB, Gpu
+from areal_gsm8k.plan.memory import model_config, plan_for
+from areal_gsm8k.plan.memory.fit import fit
 
 OLDEST = (7, 5)  # SGLang 0.5.10: "SGLang only supports sm75 and above"
 BLACKWELL_CUDA = (12, 8)  # the first that knows it
@@ -20,9 +23,7 @@ IN_A_CONTAINER = "docker compose -f docker/compose.yaml run --rm gpu train (it b
 
 def usable(machine: Machine) -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order."""
-    gpus = {str(gpu.index): gpu for gpu in machine.driver.gpus}
-    names = nvidia.visible([gpu.uuid for gpu in gpus.values()], machine.environment.get("CUDA_VISIBLE_DEVICES"))
-    return [gpus[name] for name in names if name in gpus]
+    return nvidia.usable(machine.driver.gpus, machine.environment.get("CUDA_VISIBLE_DEVICES"))
 
 
 def known(machine: Machine) -> list[Gpu]:
@@ -223,16 +224,13 @@ def memory_in_use(machine: Machine, requested: Requested) -> Finding | None:
     return warn(f"{', '.join(held)} are taken: {who}", "End those programs (kill PID), or lower the server's share.")
 
 
-def fits(machine: Machine, requested: Requested) -> Finding | None:
-    """The memory plan of this run against these cards, and the settings with which it fits."""
+def memory_plan(machine: Machine, requested: Requested) -> Finding | None:
+    """The memory plan of this run against these cards, and the settings with which it fits.
+
+    Where the cards' memory is not told there is none; `memory_in_use` says so.
+    """
     gpus = usable(machine)
-    if not gpus or not requested.on_gpu:
-        return None
-    try:
-        from areal_gsm8k.machine.cards import CardMemory
-        from areal_gsm8k.plan.memory import model_config, plan_for
-        from areal_gsm8k.plan.memory.fit import fit
-    except ImportError:
+    if not gpus or not requested.on_gpu or _untold(gpus):
         return None
     shape, _ = model_config.read(requested.model)
     cards = [CardMemory(gpu.memory / GIB, gpu.used / GIB) for gpu in gpus]
@@ -246,11 +244,6 @@ def fits(machine: Machine, requested: Requested) -> Finding | None:
         return fail(f"{needs}; no setting makes it fit", "A smaller model: ./run gsm8k recipes")
     cure = " ".join(as_overrides(found.settings))
     return fail(needs, cure, cure)
-
-
-def memory_plan(machine: Machine, requested: Requested) -> Finding | None:
-    """`fits`, where the cards' memory is known; `memory_in_use` says where it is not."""
-    return None if _untold(usable(machine)) else fits(machine, requested)
 
 
 def _untold(gpus: list[Gpu]) -> Finding | None:

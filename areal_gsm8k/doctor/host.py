@@ -4,7 +4,8 @@ import time
 
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
 from areal_gsm8k.doctor.requested import Requested
-from areal_gsm8k.machine.facts import GIB, Machine
+from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.machine.nvidia import GIB
 
 PYTHONS = ((3, 11), (3, 12))
 # RAM below which a run is killed, and below which it is tight. The CPU recipe's processes hold 1 GiB in all; on a GPU

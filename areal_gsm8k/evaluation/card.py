@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from areal_gsm8k.runs.files import write_atomically
+from areal_gsm8k.runs.records import RATES
 from areal_gsm8k.statistics import bootstrap_mean, mean_at_k, pass_at_k, wilson_interval
-
-RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
 
 
 @dataclass(frozen=True)

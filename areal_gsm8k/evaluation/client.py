@@ -117,18 +117,15 @@ class Client:
             self.check()
             return Answer(error=_named(failure))
 
+    def _sampling(self) -> dict:
+        """What both dialects call alike; what is neutral is said, because servers have defaults of their own."""
+        neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        return neutral | {"temperature": self.settings.temperature, "stop_token_ids": self.stop_ids}
+
     # -- SGLang, and our embedded server -------------------------------------------------------------------------------
 
     def _sglang(self, request: CompletionRequest) -> dict:
-        sampling = {
-            "max_new_tokens": request.max_new_tokens,
-            "temperature": self.settings.temperature,
-            "top_p": 1.0,
-            "top_k": -1,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "stop_token_ids": self.stop_ids,
-        }
+        sampling = {"max_new_tokens": request.max_new_tokens, **self._sampling()}
         if self.kind == "embedded":  # SGLang heeds it in its deterministic mode only, old versions refuse it
             sampling["sampling_seed"] = request.seed
         return {"input_ids": request.prompt_ids, "sampling_params": sampling}
@@ -148,12 +145,7 @@ class Client:
             "model": self.served,
             "prompt": request.prompt_ids,
             "max_tokens": request.max_new_tokens,
-            "temperature": self.settings.temperature,
-            "top_p": 1.0,
-            "top_k": -1,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "stop_token_ids": self.stop_ids,
+            **self._sampling(),
             "seed": request.seed,
         }
 

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 
 from areal_gsm8k.machine import nvidia
+from areal_gsm8k.machine.nvidia import GIB
 
-GIB = 1 << 30
 _CARDS = re.compile(r"(?:(?P<count>[1-9]\d*)x)?(?P<gib>\d+(?:\.\d+)?)(?:\s*gi?b)?", re.IGNORECASE)
 
 
@@ -35,7 +35,5 @@ def here() -> list[CardMemory]:
 
     In the order of CUDA_VISIBLE_DEVICES; a card whose memory nvidia-smi does not tell is left out.
     """
-    gpus = {str(gpu.index): gpu for gpu in nvidia.listed()}
-    names = nvidia.visible([gpu.uuid for gpu in gpus.values()], os.environ.get("CUDA_VISIBLE_DEVICES"))
-    chosen = [gpus[name] for name in names if name in gpus]
+    chosen = nvidia.usable(nvidia.listed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return [CardMemory(gpu.memory / GIB, gpu.used / GIB) for gpu in chosen if gpu.memory is not None]

@@ -20,8 +20,6 @@ from areal_gsm8k.machine.network import WebAnswer
 from areal_gsm8k.machine.nvidia import Driver
 from areal_gsm8k.paths import PROJECT
 
-GIB = 1 << 30
-KIB = 1 << 10
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 OURS = re.compile(r"areal_gsm8k\.(training|launch|serve)|train_grpo\.py|areal\.infra|sglang\S*launch_server")
 TORCH = """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SECONDS = 20.0  # the first call after the start of a machine without persistence mode takes several
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 FIELDS = ("index", "uuid", "name", "compute_cap", "memory.total", "memory.used", "compute_mode")
 QUERY = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
 
@@ -67,6 +67,12 @@ def visible(ids: Sequence[str], variable: str | None) -> list[str]:
             break
         left += found
     return left
+
+
+def usable(gpus: Sequence[Gpu], variable: str | None) -> list[Gpu]:
+    """Those of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; parts of one (MIG) are not among them."""
+    numbered = {str(gpu.index): gpu for gpu in gpus}
+    return [numbered[name] for name in visible([gpu.uuid for gpu in gpus], variable) if name in numbered]
 
 
 def listed(run: Run = run) -> list[Gpu]:

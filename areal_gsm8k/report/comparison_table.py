@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from areal_gsm8k.runs.files import replacing
 from areal_gsm8k.statistics import in_per_cent
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ def draw(compared: dict, file: Path) -> Path:
     right.set(title=f"points against {compared['first']}")
     left.legend(fontsize="small")
     figure.suptitle(title(compared), fontsize="medium")
-    partial = file.with_name(f".{file.stem}.partial.png")
-    figure.savefig(partial, dpi=110)
+    with replacing(file) as out:
+        figure.savefig(out, dpi=110, format="png")
     plt.close(figure)
-    return partial.replace(file)
+    return file
 
 
 def _stacked(axis, places: tuple[int, ...], splits: list[dict]) -> None:

@@ -87,16 +87,18 @@ def _run(run: Run, name: str) -> list[Graded]:
         "max_new_tokens": decoding["max_new_tokens"],
     }
     conditions = {key: value for key, value in conditions.items() if value is not None}
-    files = sorted((run.root / "evaluations").glob("step_*.jsonl"))
-    if not files:
+    steps = samples.evaluated_steps(run)
+    if not steps:
         raise GradedError(f"{run.root}: holds no evaluation yet; wait for its first")
     model = config["actor"]["path"]
-    found = [Graded(f"{name}, start", model, run.root, _rows(files[0]), conditions, None)]
-    if len(files) > 1:
-        step, metrics = int(files[-1].stem.removeprefix("step_")), run.read_metrics()
-        seconds, steps = _seconds_in_steps(metrics, step), by_step(metrics)
-        end = f"{name}, step {step}"
-        found.append(Graded(end, model, run.root, _rows(files[-1]), conditions, seconds, gain_by_step=steps))
+    found = [Graded(f"{name}, start", model, run.root, _rows(run.evaluation(steps[0])), conditions, None)]
+    if len(steps) > 1:
+        end, metrics = steps[-1], run.read_metrics()
+        rows, seconds = _rows(run.evaluation(end)), _seconds_in_steps(metrics, end)
+        at_end = Graded(
+            f"{name}, step {end}", model, run.root, rows, conditions, seconds, gain_by_step=by_step(metrics)
+        )
+        found.append(at_end)
     return found
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from areal_gsm8k.report.curves import FEW, curves, merged
+from areal_gsm8k.runs.files import replacing
 from areal_gsm8k.runs.run import Run
 
 
@@ -29,10 +30,10 @@ def draw(run: Run) -> Path:
     _curves(axes[1, 2], rows, times, "seconds a step", smoothed=False)
     figure.suptitle(f"{run.root.parent.name}/{run.root.name}")
     file = run.plots / "curves.png"
-    partial = file.with_name(".curves.partial.png")
-    figure.savefig(partial, dpi=110)
+    with replacing(file) as out:
+        figure.savefig(out, dpi=110, format="png")
     plt.close(figure)
-    return partial.replace(file)
+    return file
 
 
 def _curves(axis, rows: list[dict], names: dict[str, str], title: str, smoothed: bool = True) -> None:

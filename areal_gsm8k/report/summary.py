@@ -7,11 +7,12 @@ from rich.table import Table
 from areal_gsm8k.grading.parser import GRADER_VERSION
 from areal_gsm8k.report.gain_split import Rates, gain_split
 from areal_gsm8k.runs.files import read_lines, write_atomically
+from areal_gsm8k.runs.records import RATES
 from areal_gsm8k.runs.run import Run
+from areal_gsm8k.runs.samples import evaluated_steps
 from areal_gsm8k.statistics import gained_lost, in_per_cent, wilson_interval
 
 SPLIT = ("accuracy_strict", "accuracy", "format_rate")
-RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
 
 
 def build(run: Run, facts: dict) -> dict:
@@ -19,13 +20,14 @@ def build(run: Run, facts: dict) -> dict:
 
     Raises ValueError when the run lacks an evaluation before or after, or the two are of different items.
     """
-    evaluations = sorted((run.root / "evaluations").glob("step_*.jsonl"))
-    if len(evaluations) < 2:
-        raise ValueError(f"{run.root} holds {len(evaluations)} evaluations; a summary needs one before and one after.")
-    before, after = (read_lines(file)[0] for file in (evaluations[0], evaluations[-1]))
+    steps = evaluated_steps(run)
+    if len(steps) < 2:
+        raise ValueError(f"{run.root} holds {len(steps)} evaluations; a summary needs one before and one after.")
+    files = [run.evaluation(step) for step in (steps[0], steps[-1])]
+    before, after = (read_lines(file)[0] for file in files)
     if [row["row"] for row in before] != [row["row"] for row in after]:
-        raise ValueError(f"{evaluations[0].name} and {evaluations[-1].name} are of different items.")
-    summary = {"n": len(before), "steps": int(evaluations[-1].stem.removeprefix("step_"))}
+        raise ValueError(f"{files[0].name} and {files[1].name} are of different items.")
+    summary = {"n": len(before), "steps": steps[-1]}
     for when, rows in (("before", before), ("after", after)):
         for name, field in RATES.items():
             summary[f"{name}_{when}"] = _count(rows, field) / len(rows)

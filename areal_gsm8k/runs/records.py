@@ -14,6 +14,8 @@ from areal_gsm8k.runs.files import append_lines, read_lines, write_atomically
 
 LARGEST_SEED = 2**63 - 1
 GIVEN_UP = "given_up.txt"
+# The rates that are reported everywhere, and the field of a record that each counts.
+RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
 
 
 def sampling_seed(run_seed: int, sample_id: int) -> int:

@@ -9,6 +9,8 @@ training, and this file sums up what came back; with no signal at all the run is
 
 from typing import Any
 
+from areal_gsm8k.runs.records import RATES
+
 PROMPTS = 32
 OFTEN = 0.5  # share from which truncation, or a missing format, is called the cause
 
@@ -34,9 +36,6 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "signal": sum(len(rewards) > 1 for rewards in groups.values()) / len(groups) if groups else 0.0,
         **{name: share(field) for name, field in RATES.items()},
     }
-
-
-RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "formatted", "truncated": "truncated"}
 
 
 def line(found: dict[str, Any]) -> str:

@@ -20,10 +20,6 @@ from areal_gsm8k.watch.band import Band, BandError, Range
 from areal_gsm8k.watch.diagnosis import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, Case, Cause, likely
 from areal_gsm8k.watch.trend import EARLIEST, SURE, VERY_SURE, WINDOW, Level, Trend
 
-LOSS_NEAR_ZERO = (
-    "The loss is near 0 whatever is learned: the advantages of a group average to 0, and with one update a step the "
-    "policy has not yet moved from the one that sampled. Look at the reward."
-)
 UNDECIDED = 2 * WINDOW  # steps in which a run without a band may show no rise yet
 CEILING, SATURATED = 0.95, 0.9  # shares of the highest reward: at it, and at it when few groups have signal left
 FEW = 0.2  # of the groups

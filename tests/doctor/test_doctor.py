@@ -8,9 +8,9 @@ from simulated_machines import CPU_SET, RTX_4090, RTX_5090, T4, a_gpu_machine, a
 
 from areal_gsm8k.doctor import advice, examination, requested
 from areal_gsm8k.doctor.finding import FAIL, OK, WARN
-from areal_gsm8k.machine.facts import GIB, Disk, Machine
+from areal_gsm8k.machine.facts import Disk, Machine
 from areal_gsm8k.machine.network import WebAnswer
-from areal_gsm8k.machine.nvidia import MIB, Driver
+from areal_gsm8k.machine.nvidia import GIB, MIB, Driver
 
 LAPTOP, GPU = a_laptop, a_gpu_machine
 NO_ANSWER = WebAnswer("Name or service not known")

@@ -1,17 +1,15 @@
 """The doctor on GPUs: what it advises for one card, for several, for cards it cannot read."""
 
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from simulated_machines import DRIVER, GPU_SET, H100, RTX_4090, RTX_5090, a_gpu_machine, advise, examine, with_gpu
 
-from areal_gsm8k.doctor import examination, requested
+from areal_gsm8k.doctor import examination, gpu, requested
 from areal_gsm8k.doctor.finding import FAIL, OK, WARN
 from areal_gsm8k.doctor.gpu import attention_backend, server_settings
-from areal_gsm8k.machine.facts import GIB
-from areal_gsm8k.machine.nvidia import MIB, Gpu
+from areal_gsm8k.machine.nvidia import GIB, MIB, Gpu
 from areal_gsm8k.paths import CPU_OVERLAY
 
 
@@ -70,15 +68,10 @@ def test_a_plan_that_does_not_fit_is_cured_by_its_own_settings(monkeypatch):
             self.fits, self.fullest = fits, SimpleNamespace(total=30 * GIB, capacity=24 * GIB)
 
     settings = {"enable_offload": True, "actor.mb_spec.max_tokens_per_mb": 2560}
-    memory = SimpleNamespace(
-        GPU=lambda gib, used: (gib, used),
-        model_config=SimpleNamespace(read=lambda path: ({"model_type": path}, "a table")),
-        plan_for=lambda values, model, gpus, memory: Plan(fits=len(gpus) > 1),
-    )
     found = SimpleNamespace(plan=Plan(True), settings=settings)
-    fitting = SimpleNamespace(fit=lambda values, model, gpus, resolve, memory: found if resolve(settings) else None)
-    monkeypatch.setitem(sys.modules, "areal_gsm8k.plan.memory", memory)
-    monkeypatch.setitem(sys.modules, "areal_gsm8k.plan.memory.fit", fitting)
+    monkeypatch.setattr(gpu.model_config, "read", lambda path: ({"model_type": path}, "a table"))
+    monkeypatch.setattr(gpu, "plan_for", lambda values, model, gpus, memory: Plan(fits=len(gpus) > 1))
+    monkeypatch.setattr(gpu, "fit", lambda values, model, gpus, resolve, memory: found if resolve(settings) else None)
     finding = examine(a_gpu_machine())["memory plan"].finding
     assert finding.level == FAIL and finding.found.startswith("30.0 of 24.0 GiB")
     assert finding.cure == "enable_offload=true actor.mb_spec.max_tokens_per_mb=2560"

@@ -6,13 +6,14 @@ import subprocess
 import threading
 import time
 from email.utils import formatdate
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from areal_gsm8k.machine import network, nvidia
-from areal_gsm8k.machine.facts import GIB, Machine
-from areal_gsm8k.machine.nvidia import MIB, Driver, Gpu
+from areal_gsm8k.machine.facts import OURS, Machine
+from areal_gsm8k.machine.nvidia import GIB, MIB, Driver, Gpu
 
 TABLE = """Sat Nov 21 17:00:00 2026
 +-----------------------------------------------------------------------------------------+
@@ -251,3 +252,9 @@ def test_loopback_ports_and_addresses(monkeypatch):
     names = [(socket.AF_INET, None, None, "", ("127.0.1.1", 0)), (socket.AF_INET, None, None, "", ("10.1.2.3", 0))]
     monkeypatch.setattr(network, "_addresses", lambda name: names)
     assert network.host_address() == "10.1.2.3"
+
+
+def test_every_process_of_a_run_is_known_by_its_command():
+    for module in ("training.areal_launcher", "launch.prewarm", "serve"):
+        assert find_spec(f"areal_gsm8k.{module}") and OURS.search(f"python -m areal_gsm8k.{module} --config x")
+    assert not OURS.search("python -m areal_gsm8k watch runs/a/b")

@@ -8,10 +8,10 @@ import pytest
 from areal_gsm8k.config import recipes
 from areal_gsm8k.config.compose import make_plan
 from areal_gsm8k.config.schema import ConfigError
+from areal_gsm8k.machine.nvidia import GIB
 from areal_gsm8k.plan.memory import CardMemory, model_config, plan_for
 from areal_gsm8k.plan.memory.fit import HEADROOM, Fit, fit, hardware, held_by_others, smallest
 from areal_gsm8k.plan.memory.plan import RESERVE, of_all_machines
-from areal_gsm8k.plan.memory.server import GIB
 
 SHARE, BATCH = "sglang.mem_fraction_static", "actor.mb_spec.max_tokens_per_mb"
 BFLOAT16, LORA = "actor.optimizer.type", "actor.use_lora"

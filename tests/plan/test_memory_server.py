@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
+from areal_gsm8k.machine.nvidia import GIB
 from areal_gsm8k.plan.memory.model_shape import from_config
-from areal_gsm8k.plan.memory.server import COLUMNS, GIB, KEPT, ROWS, Server
+from areal_gsm8k.plan.memory.server import COLUMNS, KEPT, ROWS, Server
 from areal_gsm8k.plan.memory.trainer import BYTES
 from areal_gsm8k.serve import kv_slab, prompt_cache
 from areal_gsm8k.serve.engine import Engine

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from areal_gsm8k.config.compose import MEASURE_ONLY
+from areal_gsm8k.machine.nvidia import GIB, MIB
 from areal_gsm8k.plan.memory import run_values
 from areal_gsm8k.plan.memory.plan import CONTEXT, CardMemory, MemoryPlan, plan_for
 from areal_gsm8k.plan.memory.run_values import SHARES
-from areal_gsm8k.plan.memory.server import GIB, MIB
 
 Overrides = dict[str, object]  # dotted keys
 Resolve = Callable[[Overrides], Mapping | None]  # the configuration with these laid over it; None: it is not allowed

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from areal_gsm8k.config import devices
 from areal_gsm8k.config.schema import ConfigError
 from areal_gsm8k.machine.cards import CardMemory
+from areal_gsm8k.machine.nvidia import GIB, MIB
 from areal_gsm8k.plan.memory import run_values
 from areal_gsm8k.plan.memory.model_shape import ModelShape, from_config
-from areal_gsm8k.plan.memory.server import GIB, MIB, Server
+from areal_gsm8k.plan.memory.server import Server
 from areal_gsm8k.plan.memory.trainer import Parts, Trainer
 
 # A CUDA context with PyTorch's kernels: 287 to 426 MiB were measured (pytorch#86509, unsloth-zoo#1053).

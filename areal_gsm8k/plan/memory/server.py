@@ -8,10 +8,10 @@ Kwon et al. 2023 (PagedAttention, arXiv:2309.06180, section 2) count keys and va
 
 from dataclasses import dataclass
 
+from areal_gsm8k.machine.nvidia import GIB, MIB
 from areal_gsm8k.plan.memory.model_shape import ModelShape
 from areal_gsm8k.plan.memory.trainer import Parts
 
-MIB, GIB = 1 << 20, 1 << 30
 METADATA = 512 * MIB  # SGLang's own figure: workspaces of the attention back end and the like
 GRAPH = 2 * MIB  # SGLang's own figure: CUDA graphs, for each sequence of the largest captured batch
 GRAPH_BATCHES = ((20, 8), (35, 24), (60, 32))  # below so many GiB of card SGLang captures up to so many sequences

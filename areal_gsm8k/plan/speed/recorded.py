@@ -121,7 +121,4 @@ def _groups(run: Run, step: int) -> list[list[int]]:
     rows, _ = read_lines(run.samples(step))
     if not rows:
         raise ScalingError(f"--from {run.root}: {run.samples(step)} is missing, which holds the completions' lengths.")
-    groups: dict[str, list[int]] = {}
-    for row in rows:
-        groups.setdefault(row["group"], []).append(row["completion_tokens"])
-    return list(groups.values())
+    return [[row["completion_tokens"] for row in group] for group in samples.groups(rows).values()]
