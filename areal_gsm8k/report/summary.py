@@ -12,6 +12,9 @@ from areal_gsm8k.runs.run import Run
 from areal_gsm8k.runs.samples import evaluated_steps
 from areal_gsm8k.statistics import gained_lost, in_per_cent, wilson_interval
 
+LABELS = {
+    "accuracy": "accuracy", "accuracy_strict": "strict", "format_rate": "format followed", "truncated": "truncated",
+}  # fmt: skip
 SPLIT = ("accuracy_strict", "accuracy", "format_rate")
 
 
@@ -49,24 +52,27 @@ def _count(rows: list[dict], field: str) -> int:
     return sum(bool(row.get(field)) for row in rows)
 
 
+def changes(summary: dict) -> list[tuple[str, str, str, str]]:
+    """Label, before, after and the change in points of every rate; the accuracy with its intervals on a second line."""
+    rows = []
+    for key, label in LABELS.items():
+        before, after = summary[f"{key}_before"], summary[f"{key}_after"]
+        shown = [f"{before:.1%}", f"{after:.1%}"]
+        if key == "accuracy":
+            bounds = (summary[f"interval_{when}"] for when in ("before", "after"))
+            shown = [f"{rate}\n{in_per_cent(*pair)}" for rate, pair in zip(shown, bounds, strict=True)]
+        rows.append((label, *shown, f"{100 * (after - before):+.1f}"))
+    return rows
+
+
 def table(summary: dict) -> Table:
     """Before and after on the same items, with 95 % Wilson intervals."""
     view = Table(title=f"{summary['n']} {summary['split']} problems, {summary['decoding']}, the same before and after")
     view.add_column("")
     for column in ("before", "after", "change"):
         view.add_column(column, justify="right")
-    names = {
-        "accuracy": "accuracy",
-        "accuracy_strict": "  strict",
-        "format_rate": "format followed",
-        "truncated": "truncated",
-    }
-    for key, label in names.items():
-        before, after = summary[f"{key}_before"], summary[f"{key}_after"]
-        shown = [f"{before:.1%}", f"{after:.1%}"]
-        if key == "accuracy":
-            bounds = (summary[f"interval_{when}"] for when in ("before", "after"))
-            shown = [f"{rate} {in_per_cent(*pair)}" for rate, pair in zip(shown, bounds, strict=True)]
-        view.add_row(label, *shown, f"{100 * (after - before):+.1f} points")
+    for label, before, after, change in changes(summary):
+        indented = f"  {label}" if label == LABELS["accuracy_strict"] else label  # a part of the accuracy
+        view.add_row(indented, before.replace("\n", " "), after.replace("\n", " "), f"{change} points")
     view.add_row("questions gained / lost", "", f"{summary['gained']} / {summary['lost']}", "")
     return view

@@ -4,7 +4,7 @@
 
 Each is written under a temporary name, synced and renamed; the two newest are kept. state.json lists every file with
 its size, so that a half-written checkpoint is seen and the one before it is used. The side that fills them is
-training/recoverable.py; sft/loop.py keeps its own the same way, with one training.pt in each.
+training/recovery_points.py; sft/loop.py keeps its own the same way, with one training.pt in each.
 """
 
 import json

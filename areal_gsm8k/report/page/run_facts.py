@@ -20,12 +20,6 @@ from areal_gsm8k.watch import band, preflight, verdict
 
 RECENT = 10  # steps a mean is taken over
 SECRET = re.compile(r"(?i)(\b\w*(?:api_key|password|secret|token)['\"]?\s*[:=]\s*)(?!null\b|''|\"\")[^\s,}\]]+")
-RATES = {
-    "accuracy": "accuracy",
-    "accuracy_strict": "strict",
-    "format_rate": "format followed",
-    "truncated": "truncated",
-}
 
 
 @dataclass(frozen=True)
@@ -143,18 +137,13 @@ def _before_after(run: Run) -> list[tuple[str, str, str, str]]:
         found = summary.build(run, {})
     except ValueError:
         return []
-    rows = []
-    for key, label in RATES.items():
-        rates = [found[f"{key}_{when}"] for when in ("before", "after")]
-        shown = [f"{rate:.1%}" for rate in rates]
-        if key == "accuracy":
-            bounds = [found[f"interval_{when}"] for when in ("before", "after")]
-            shown = [f"{rate:.1%}\n{in_per_cent(*pair)}" for rate, pair in zip(rates, bounds, strict=True)]
-        rows.append((label, *shown, f"{100 * (rates[1] - rates[0]):+.1f}"))
     split = found["gain_split"]
     made_of = f"arithmetic {100 * split['arithmetic']:+.1f}, format {100 * split['format']:+.1f}"
-    rows.append(("strict gain is", "", "", made_of))
-    return [*rows, ("questions gained / lost", "", "", f"{found['gained']} / {found['lost']}")]
+    return [
+        *summary.changes(found),
+        ("strict gain is", "", "", made_of),
+        ("questions gained / lost", "", "", f"{found['gained']} / {found['lost']}"),
+    ]
 
 
 def _details(run: Run, rows: list[dict], config: dict, launches: list[dict]) -> list[tuple[str, str]]:
