@@ -42,9 +42,10 @@ def main(config_file: str) -> None:
     check_lengths(config, tokenizer, train_problems, dev_problems)
 
     def arguments(gconfig):  # of GSM8KWorkflow, all plain values: AReaL may make it in another process
-        values = {"tokenizer": config.tokenizer_path, "settings": config.settings, "seed": config.seed}
-        values |= {"records": str(config.run.records), "group_size": config.gconfig.n_samples}
-        return values | {"gconfig": gconfig}
+        return {
+            "tokenizer": config.tokenizer_path, "gconfig": gconfig, "group_size": config.gconfig.n_samples,
+            "settings": config.settings, "records": str(config.run.records), "seed": config.seed,
+        }  # fmt: skip
 
     with GSM8KTrainer(config, train_dataset=train_problems, valid_dataset=dev_problems) as trainer:
         trainer.train(
