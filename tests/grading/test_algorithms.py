@@ -3,11 +3,13 @@
 That AReaL computes the same is tests/training/test_algorithms.py.
 """
 
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -15,7 +17,7 @@ from areal_gsm8k.config import recipes  # noqa: E402
 from areal_gsm8k.config.compose import make_plan  # noqa: E402
 from areal_gsm8k.grading import algorithms, rewards  # noqa: E402
 from areal_gsm8k.grading.advantages import advantages  # noqa: E402
-from areal_gsm8k.paths import CPU_OVERLAY  # noqa: E402
+from areal_gsm8k.paths import BASE, CPU_OVERLAY  # noqa: E402
 
 REWARDS_PG = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.2, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]]).double()
 LENGTHS = (3, 8, 5, 1, 6, 2, 7, 4, 8, 8, 1, 3)
@@ -133,6 +135,12 @@ def test_padding_counts_for_nothing(name, batch):
 def test_a_group_of_equal_rewards_teaches_nothing(name, batch):
     found_BT = gradient(getattr(algorithms, name)(batch), batch)
     assert (found_BT[8:] == 0).all() and (found_BT[:8] != 0).any()
+
+
+def test_the_numbers_that_no_gradient_is_held_to_are_the_recipes():
+    defaults = {name: inspect.signature(getattr(algorithms, name)).parameters for name in ("rloo", "reinforce_pp")}
+    assert defaults["rloo"]["low"].default == OmegaConf.load(BASE).actor.eps_clip
+    assert defaults["reinforce_pp"]["beta"].default == OmegaConf.load(recipes.find("reinforce_pp")).actor.kl_ctl
 
 
 # Beside a regrade, which reads AReaL's keys and must start without torch

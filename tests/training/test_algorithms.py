@@ -48,6 +48,8 @@ def recorded(model):
         own = [logprobs(model, row) for row in rows]
     prox = [own_T + 0.3 * draw(len(own_T)) for own_T in own]
     reference = [own_T + 0.5 * draw(len(own_T)) for own_T in own]
+    for one, log_ratio in ((0, 3.5e-4), (1, -3.5e-4)):  # of the whole completion: between GSPO's 3e-4 and 4e-4
+        prox[one] += (own[one] - prox[one]).mean() - log_ratio
     behave = [prox_T + 0.3 * draw(len(prox_T)) for prox_T in prox]
     behave[2] -= 2.5  # every token, and so the completion, is over five times likelier by now
     behave[1][4] -= 2.5  # this token alone
