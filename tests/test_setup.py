@@ -293,9 +293,29 @@ def test_real_sglang_gets_an_environment_of_its_own(clone):
     assert re.search(r"torch==[\d.]+$", installs[-2]), installs
     assert installs[-1].endswith("requirements/sglang-cpu.txt")
     assert (clone.root / ".venv" / "untouched").exists()
-    assert clone.called("^python -m pytest --sglang -x$")
+    assert clone.called(f"^python -m pytest {TWO_PROCESSES} --sglang -x$")
     assert clone.run("test", "--sglang")[0] == 0
     assert not clone.called("^uv|-m venv")
+
+
+TWO_PROCESSES = "-n 2 --dist loadfile --no-loadscope-reorder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processes"),
+    [
+        (["--fast"], TWO_PROCESSES),
+        (["tests/serve", "-k", "pause"], TWO_PROCESSES),
+        (["-n", "4"], ""),
+        (["-n0"], ""),
+        (["-p", "no:xdist"], ""),
+        (["tests/test_setup.py::test_x"], ""),
+        (["--pdb"], ""),
+    ],
+)
+def test_tests_run_on_two_processes_unless_told_otherwise(clone, arguments, processes):
+    assert clone.run("test", *arguments)[0] == 0
+    assert clone.called(f"^{' '.join(['python -m pytest', *processes.split(), *arguments])}$")
 
 
 def test_continuous_integration_runs_the_tests_from_anywhere(clone, tmp_path):
