@@ -44,7 +44,8 @@ def _curves(axis, rows: list[dict], names: dict[str, str], title: str, smoothed:
             continue
         x, found = [row["step"] for row in there], curves(name, there, smoothed)
         bold, mark = found.get("_mean", found[""]), "o" if len(x) <= FEW else ""
-        (line,) = axis.plot(x, bold, label=label, marker=mark, markersize=4)
+        dash = "--" if name.endswith("_strict") else "-"
+        (line,) = axis.plot(x, bold, label=label, linestyle=dash, marker=mark, markersize=4)
         if "_mean" in found:
             axis.plot(x, found[""], color=line.get_color(), alpha=0.25)
         if "_low" in found:
