@@ -132,10 +132,11 @@ def spmd():
     """The environment of a single SPMD rank, and no process group left behind."""
     import torch
 
-    from areal_gsm8k.launch.processes import _free_port, _spmd_environment
+    from areal_gsm8k.launch.processes import _spmd_environment
+    from areal_gsm8k.machine.network import free_port
 
     patch = pytest.MonkeyPatch()
-    for name, value in (_spmd_environment(0, 1) | {"MASTER_PORT": str(_free_port())}).items():
+    for name, value in (_spmd_environment(0, 1) | {"MASTER_PORT": str(free_port())}).items():
         patch.setenv(name, value)
     yield
     torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from areal_gsm8k.dotted_keys import leaves
 from areal_gsm8k.paths import BASE, CONFIGS, CPU_OVERLAY, PROJECT
 
 KINDS = ("models", "algorithms", "rewards", "backends", "scales")
@@ -114,14 +115,7 @@ def set_twice(paths: list[Path]) -> dict[tuple[str, ...], list[str]]:
 
 def settings(path: Path) -> dict[str, object]:
     """{dotted key: value} of one overlay, as it is written."""
-    return _leaves(yaml.safe_load(path.read_text(encoding="utf-8")), "")
-
-
-def _leaves(values: dict, prefix: str) -> dict[str, object]:
-    found = {}
-    for key, value in values.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+    return leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def differences(base: dict, values: dict, prefix: str = "") -> dict[str, tuple[object, object]]:

@@ -8,7 +8,6 @@ instead, AReaL's single controller; it starts worker processes and, except for e
 """
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from areal_gsm8k.children import Child, ChildDied
 from areal_gsm8k.config.compose import Plan
+from areal_gsm8k.machine.network import free_port
 from areal_gsm8k.paths import SCRIPT
 from areal_gsm8k.runs import records
 from areal_gsm8k.runs.files import append_lines
@@ -81,7 +81,7 @@ class RunProcesses:
         """Start the embedded servers, if any, wait until they answer, and let the trainers go on."""
         if self.by_areal:
             return
-        go = {"MASTER_PORT": str(_free_port())}
+        go = {"MASTER_PORT": str(free_port())}
         if self.embedded:
             self._start_embedded()
             go["AREAL_LLM_SERVER_ADDRS"] = ",".join(f"{server.host}:{server.port}" for server in self.servers)
@@ -194,9 +194,3 @@ def _spmd_environment(rank: int, ranks: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

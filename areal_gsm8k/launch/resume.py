@@ -1,7 +1,7 @@
 """`./run train --resume RUN`: from a run's directory back to a plan that can be launched.
 
 The configuration is the run's own config.yaml; only what does not change what is learned may be set anew. The trainer
-does the rest: it starts from the newest recovery point it finds (training/recoverable.py).
+does the rest: it starts from the newest recovery point it finds (training/recovery_points.py).
 """
 
 from dataclasses import asdict, fields
@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from areal_gsm8k.config import allocation, checks, compose, tracking
 from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.config.schema import ConfigError, check_keys
+from areal_gsm8k.dotted_keys import leaves
 from areal_gsm8k.runs import recovery
-from areal_gsm8k.runs.run import Run
+from areal_gsm8k.runs.run import Run, nearby
 from areal_gsm8k.settings import CollapseSettings, Settings
 from areal_gsm8k.sft import tiny
 
@@ -27,10 +28,13 @@ def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
     """The plan of a run that is there already. Raises ConfigError with what was found and what to do."""
     run = Run(folder)
     if not run.config.exists():
-        raise ConfigError(f"--resume {folder}: no run there (no config.yaml).{_nearby(folder)}")
+        runs = ", ".join(str(found) for found in nearby(folder)[:5])
+        raise ConfigError(
+            f"--resume {folder}: no run there (no config.yaml).{f' Runs nearby: {runs}.' if runs else ''}"
+        )
     stored = OmegaConf.merge(asdict(Settings()), OmegaConf.load(run.config))  # keys that a run of old did not have
     changes = compose.read_overrides(overrides)
-    for key in _leaves(OmegaConf.to_container(changes)):
+    for key in leaves(OmegaConf.to_container(changes)):
         if key not in CHANGEABLE:
             raise ConfigError(
                 f"{key}: a resumed run keeps its configuration ({run.config}). Only these may be set: "
@@ -68,13 +72,6 @@ def describe(run: Run) -> tuple[int, list[str]]:
     return step, notes
 
 
-def _leaves(values: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in values.items():
-        keys += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
-    return keys
-
-
 def _moved(value, old: str, new: str):
     """The same configuration with every path under the run's old place under its new one."""
     if isinstance(value, dict):
@@ -82,11 +79,3 @@ def _moved(value, old: str, new: str):
     old_run, new_run = str(Path(old).parent), str(Path(new).parent)
     inside = isinstance(value, str) and (value == old_run or value.startswith(old_run + "/"))
     return new_run + value[len(old_run) :] if inside else value
-
-
-def _nearby(folder: Path) -> str:
-    """Runs that may have been meant."""
-    runs = sorted(file.parent for file in folder.glob("*/config.yaml")) or sorted(
-        file.parent for file in folder.parent.glob("*/config.yaml")
-    )
-    return f" Runs nearby: {', '.join(str(run) for run in runs[-5:])}." if runs else ""

@@ -4,7 +4,7 @@ import pytest
 
 from areal_gsm8k.config import defaults, recipes
 from areal_gsm8k.config.compose import make_plan
-from areal_gsm8k.plan.memory import GPU, model_config, plan_for
+from areal_gsm8k.plan.memory import CardMemory, model_config, plan_for
 
 # GiB that nvidia-smi reports for a card sold as 24 GB (L4, RTX 4090), 16 (T4, RTX 4080), 12, 8 and 80 GB (H100)
 REPORTED = {22.5: "24gb", 23.99: "24gb", 15.0: "16gb", 15.99: "16gb", 12.0: "12gb", 8.0: "8gb", 79.6: "80gb"}
@@ -33,7 +33,7 @@ def test_several_cards_add_theirs_and_the_smallest_card_counts():
 def test_what_is_chosen_fits_the_card(memory, backend):
     made = make_plan([*defaults.suited([memory]), recipes.find(backend)], [], gpus=1)
     config, _ = model_config.read(made.get("actor.path"))
-    planned = plan_for(made.values, config, [GPU(memory, used=DESKTOP)])
+    planned = plan_for(made.values, config, [CardMemory(memory, used=DESKTOP)])
     assert planned.fits, f"{planned.fullest.total / 2**30:.1f} GiB"
 
 
@@ -41,7 +41,7 @@ def test_what_is_chosen_fits_the_card(memory, backend):
 def test_what_is_chosen_fits_several_cards(count):
     made = make_plan(defaults.suited([24.0] * count), [], gpus=count)
     config, _ = model_config.read(made.get("actor.path"))
-    assert plan_for(made.values, config, [GPU(24.0)] * count).fits
+    assert plan_for(made.values, config, [CardMemory(24.0)] * count).fits
 
 
 @pytest.fixture

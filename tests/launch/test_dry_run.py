@@ -2,7 +2,6 @@
 
 import pytest
 
-from areal_gsm8k.config import devices
 from areal_gsm8k.launch import readiness, train
 from areal_gsm8k.paths import BASE, CPU_OVERLAY
 
@@ -29,8 +28,8 @@ def test_the_hub_is_not_asked(dry_run, monkeypatch):
     assert dry_run(CPU_OVERLAY, "actor.path=no-org/no-such-model") == (0, True)
 
 
-def test_a_part_of_a_gpu(dry_run, monkeypatch, capsys):
-    monkeypatch.setattr(devices, "listed", lambda: ["GPU-1"])
+def test_a_part_of_a_gpu(dry_run, monkeypatch, capsys, nvidia_smi):
+    nvidia_smi({})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-x")
     assert dry_run(BASE) == (2, False)
     assert "CUDA_VISIBLE_DEVICES=MIG-x" in capsys.readouterr().out
