@@ -9,6 +9,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+import fake_nvidia_smi
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,30 +56,13 @@ def no_run_outlives_its_test():
         runner.kill_leftovers()
 
 
-SMI = """#!{python}
-import sys
-if {status}:
-    sys.exit({status})
-asked = next(word.partition("=")[2].split(",") for word in sys.argv if word.startswith("--query-gpu="))
-for gpu in {gpus}:
-    print(", ".join(str(gpu[name]) for name in asked))
-"""
-CARD = {
-    "name": "NVIDIA H100", "compute_cap": "9.0", "memory.total": 81559, "memory.used": 0, "compute_mode": "Default",
-}  # fmt: skip
-
-
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
     """Puts a driver tool on the PATH that lists the given GPUs, each a CARD with what is said; clears the choice."""
 
     def put(*cards: dict, status: int = 0) -> None:
-        gpus = [CARD | {"index": number, "uuid": f"GPU-{number}"} | card for number, card in enumerate(cards)]
-        tool = tmp_path / "bin" / "nvidia-smi"
-        tool.parent.mkdir(exist_ok=True)
-        tool.write_text(SMI.format(python=sys.executable, gpus=gpus, status=status))
-        tool.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tool.parent}:/bin:/usr/bin")
+        folder = fake_nvidia_smi.write(tmp_path / "bin", *cards, status=status)
+        monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     return put

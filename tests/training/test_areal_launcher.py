@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_nvidia_smi
 import pytest
 
-from areal_gsm8k.config import compose, devices
+from areal_gsm8k.config import compose
 from areal_gsm8k.launch import processes, readiness
+from areal_gsm8k.machine import nvidia
 from areal_gsm8k.paths import PROJECT
 from areal_gsm8k.runs.run import Run
 
@@ -27,10 +29,10 @@ import json, os, sys, time, types
 from areal.infra.launcher import local, sglang_server
 from areal.infra.platforms.cuda import CudaPlatform
 from areal.infra.utils.launcher import JobException
-from areal_gsm8k.loop import areal_launcher
+from areal_gsm8k.training import areal_launcher
 
 local.current_platform = sglang_server.current_platform = CudaPlatform()
-local.wait_llm_server_addrs = lambda *args, **kwargs: ["10.0.0.1:23"]
+local.wait_llm_server_addrs = lambda experiment_name, trial_name, n_rollout_servers=1, timeout=1200: ["10.0.0.1:23"]
 local.time = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(0.1))
 sglang_server.SGLangConfig.build_cmd = staticmethod(lambda config, **arguments: arguments)
 sglang_server.gethostip = lambda: "10.0.0.1"
@@ -94,8 +96,7 @@ def seen(tmp_path_factory) -> dict:
         with pytest.MonkeyPatch.context() as patch:
             for program in ("python3", "torchrun"):
                 put(folder / "bin" / program, NOTES.format(python=sys.executable))
-            listing = "\n".join(f"GPU {number}: NVIDIA (UUID: {full})" for number, full in enumerate(ids))
-            put(folder / "bin" / "nvidia-smi", f"#!/bin/sh\ncat <<END\n{listing}\nEND\n")
+            fake_nvidia_smi.write(folder / "bin", *({"uuid": full} for full in ids))
             patch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
             patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
             if variable:
@@ -126,7 +127,7 @@ def started(patch, folder: Path, settings: list[str]) -> tuple[list[str], dict[s
     noted = []
     patch.setattr(processes, "Child", lambda name, command, log, environment: noted.append((command, environment)))
     overrides = [f"runs_dir={folder}", "experiment_name=e", "trial_name=t", *settings]
-    plan = compose.make_plan([], overrides, devices.count())
+    plan = compose.make_plan([], overrides, len(nvidia.ours()))
     readiness.choose_gpus(plan)
     run = Run.create(plan.run_dir)
     compose.write(plan, run.config)
@@ -167,7 +168,7 @@ def test_paths_may_hold_spaces(seen):
 # A wrapper as AReaL's, which waits and does not look at its server, and a launcher that watches it for two seconds.
 WATCHING = """
 import subprocess, sys, threading
-from areal_gsm8k.loop import areal_launcher
+from areal_gsm8k.training import areal_launcher
 
 areal_launcher.WATCH_SECONDS = 0.1
 start = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[2]]); time.sleep(60)"
