@@ -32,7 +32,13 @@ from areal.infra.utils.launcher import JobException
 from areal_gsm8k.training import areal_launcher
 
 local.current_platform = sglang_server.current_platform = CudaPlatform()
-local.wait_llm_server_addrs = lambda experiment_name, trial_name, n_rollout_servers=1, timeout=1200: ["10.0.0.1:23"]
+launcher = local.LocalLauncher
+
+
+def addresses(experiment_name, trial_name, n_rollout_servers=1, timeout=1200):
+    return ["10.0.0.1:23"]
+
+
 local.time = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(0.1))
 sglang_server.SGLangConfig.build_cmd = staticmethod(lambda config, **arguments: arguments)
 sglang_server.gethostip = lambda: "10.0.0.1"
@@ -51,6 +57,7 @@ class Wrapper(sglang_server.SGLangServerWrapper):
 sglang_server.SGLangServerWrapper = Wrapper
 for arguments, environment in json.loads(sys.argv[1]):
     os.environ |= environment
+    local.LocalLauncher, local.wait_llm_server_addrs = launcher, addresses  # as in a process of its own
     sys.argv = ["launcher", *arguments]
     try:
         areal_launcher.main()
