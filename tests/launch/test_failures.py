@@ -35,21 +35,16 @@ def test_a_mistake_stops_before_anything_starts(tmp_path, arguments, said):
 
 def test_a_malformed_data_file_is_named_with_its_line(tmp_path):
     file = tmp_path / "rows.jsonl"
+    settings = [f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}"]
     file.write_text('{"question": "1+1?", "answer": "#### 2"}\n{"question": oops}\n')
-    done = train(
-        f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30, cold=True
-    )
+    done = train(*settings, timeout=30, cold=True)
     assert done.returncode == 2 and str(file) in done.stdout and "2" in done.stdout.split(str(file))[1][:20]
     rows = (f'{{"question": "1+{i}?", "answer": "#### apple"}}\n' for i in range(200))
     file.write_text("".join(rows))
-    done = train(
-        f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30, cold=True
-    )
+    done = train(*settings, timeout=30, cold=True)
     assert done.returncode == 2 and "#### apple" in done.stdout and "Traceback" not in done.stdout
     file.write_text("")
-    done = train(
-        f"runs_dir={tmp_path}", f"train_dataset.path={file}", f"valid_dataset.path={file}", timeout=30, cold=True
-    )
+    done = train(*settings, timeout=30, cold=True)
     assert done.returncode == 2 and str(file) in done.stdout and "Traceback" not in done.stdout
 
 
