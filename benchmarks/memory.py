@@ -97,7 +97,7 @@ class Step:
         """areal/engine/fsdp_utils/__init__.py, apply_fsdp2."""
         precision = MixedPrecisionPolicy(getattr(torch, self.setup.dtype), torch.float32, cast_forward_inputs=True)
         mesh = dist.init_device_mesh(self.setup.device, (self.setup.data,))
-        layers = self.model._no_split_modules
+        layers = self.model._no_split_modules  # noqa: SLF001 - what FSDP wraps by
         for module in [*self.model.modules()]:
             if type(module).__name__ in layers or (isinstance(module, torch.nn.Embedding) and not tied):
                 fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)

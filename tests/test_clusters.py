@@ -112,12 +112,12 @@ def test_slurm_workers_run_as_the_spec_says(tmp_path):
     scheduler = slurm_scheduler(
         SimpleNamespace(experiment_name="e", trial_name="t", enable_offload=False, cluster=cluster, actor=actor)
     )
-    script = scheduler._generate_sbatch_script("actor", 16, 2, 16, spec.cpu, spec.mem * 1024, [spec], None, None)
+    script = scheduler._generate_sbatch_script("actor", 16, 2, 16, spec.cpu, spec.mem * 1024, [spec], None, None)  # noqa: SLF001 - AReaL's script without a Slurm
     assert "srun --unbuffered -K --chdir $PWD --nodes=2 --ntasks=16" in script
     assert "singularity" not in script and "--mpi" not in script
     assert "python -m areal.infra.rpc.rpc_server" in script
     with pytest.raises(ValueError, match="entire nodes"):
-        scheduler._generate_sbatch_script("actor", 4, 1, 4, spec.cpu, spec.mem * 1024, [spec], None, None)
+        scheduler._generate_sbatch_script("actor", 4, 1, 4, spec.cpu, spec.mem * 1024, [spec], None, None)  # noqa: SLF001 - AReaL's script without a Slurm
     assert scheduler.startup_timeout > 24 * 3600  # the wait in the queue counts
     assert (STATUS_MAPPING["CONFIGURING"], STATUS_MAPPING["TIMEOUT"]) == (JobState.PENDING, JobState.FAILED)
 

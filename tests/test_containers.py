@@ -65,8 +65,8 @@ def commands(file: Path) -> list[str]:
     """What `./run` is given in a file: comment signs and shell comments taken off, continued lines joined."""
     text = re.sub(r"\s*\\\n[#\s]*", " ", file.read_text())
     found = []
-    for line in re.sub(r"(?m)^\s*#\s?", "", text).splitlines():
-        line = re.split(r"\s+# ", line)[0]
+    for commented in re.sub(r"(?m)^\s*#\s?", "", text).splitlines():
+        line = re.split(r"\s+# ", commented)[0]
         for pattern, command in STARTS.items():
             for start in re.finditer(pattern, line.rstrip()):
                 rest = re.split(r"[`|;&>]|\s<", start["rest"] or "")[0]

@@ -96,7 +96,8 @@ def launch(job: dict, files: list[int]) -> None:
         if request is None:
             os._exit(0)
         theirs.close()
-        return run(*request)
+        run(*request)
+        return
 
     class Popen(subprocess.Popen):
         """Python's own, except that a copy becomes the program, while there is one and the program is Python's."""
@@ -105,7 +106,8 @@ def launch(job: dict, files: list[int]) -> None:
             environment, pipes, session = rest[5], rest[9:15], rest[-2]
             files = [pipes[0], pipes[3], pipes[5]]  # the child's ends
             if not waiting or list(command[:2]) != [sys.executable, "-m"] or -1 in files or not environment:
-                return super()._execute_child(command, *rest)
+                super()._execute_child(command, *rest)
+                return
             self.pid, copy = waiting.pop(0)
             self._child_created = True
             job = {"command": command, "environment": environment, "folder": os.getcwd(), "session": session}
@@ -156,7 +158,8 @@ def main() -> None:
         control.close()
         for file in [report, *running.values()]:
             os.close(file)
-        return launch(job, files)
+        launch(job, files)
+        return
     for pid in running:
         os.kill(pid, signal.SIGKILL)
 

@@ -94,14 +94,15 @@ def grade_rows(rows, answer_format: str | None, file: Path, out: Path | None, co
     from areal_gsm8k.runs.files import write_atomically
 
     graded, errors = [], 0
-    for number, row, error in rows:
-        if error is None:
+    for number, row, unread in rows:
+        if unread is None:
             verdict = parser.grade(row["completion"], row["reference"], answer_format)
             graded.append(row | {"verdict": verdict._asdict(), "grader": parser.GRADER_VERSION})
             error = verdict.error
             if error:
                 console.print(f"{file}:{number}: {error}", style="red", highlight=False, markup=False)
         else:
+            error = unread
             graded.append(row | {"error": error})
         errors += error is not None
     if out:

@@ -48,6 +48,7 @@ def _log_in(environment: dict[str, str]) -> None:
     try:
         login = subprocess.run(
             [sys.executable, "-c", "import wandb; wandb.login()"],
+            check=False,
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

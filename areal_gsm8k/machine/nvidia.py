@@ -46,7 +46,13 @@ class Driver:
 def run(command: list[str], seconds: float = SECONDS) -> tuple[int, str]:
     """Exit status and output, both streams. Raises OSError, subprocess.TimeoutExpired."""
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=seconds
+        command,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=seconds,
     )
     return done.returncode, done.stdout.strip()
 

@@ -57,10 +57,8 @@ def kept(run: Run, config: dict) -> list[Policy]:
         name = Path(run.served_weights()).name  # the only one that is known to be whole; the run may have been moved
         for folder in run.areal.glob(f"checkpoints/**/{name}") if (served := SERVED.fullmatch(name)) else []:
             found.append(Policy(int(served[1]), str(folder)))
-    for folder in sorted(run.recovery.glob("step_*")):
-        if (folder / recovery.STATE).is_file():
-            found.append(Policy(recovery.step_of(folder), str(folder), is_recovery_point=True))
-    return found
+    points = (folder for folder in sorted(run.recovery.glob("step_*")) if (folder / recovery.STATE).is_file())
+    return found + [Policy(recovery.step_of(folder), str(folder), is_recovery_point=True) for folder in points]
 
 
 def nearest(run: Run, config: dict, version: int) -> Policy:

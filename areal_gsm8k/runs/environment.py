@@ -81,7 +81,7 @@ def _git(*arguments: str) -> str | None:
 def _answer(*command: str) -> str | None:
     """A program's output without its last line end; None where it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

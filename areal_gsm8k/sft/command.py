@@ -169,7 +169,8 @@ def check_settings(file: Path, facts: dict, resume: bool) -> None:
     """Write down what a training is begun with; on --resume raise DataError when it was begun with something else."""
     facts = json.loads(json.dumps(facts))  # tuples become lists, as in the file
     if not resume:
-        return write_atomically(file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        return
     begun = json.loads(file.read_text(encoding="utf-8"))
     begun, here = begun | begun.pop("settings"), facts | facts.pop("settings")
     for name, value in here.items():

@@ -59,7 +59,7 @@ def train(
         disable_tqdm=True,
         report_to="none",
     )
-    arguments._n_gpu = 1  # one device, as the plain loop: with several GPUs Trainer would split every batch
+    arguments._n_gpu = 1  # one device, as the plain loop: with several GPUs Trainer would split every batch  # noqa: SLF001 - Trainer has no setting for it
     micro_batches = arguments.max_steps * settings.gradient_accumulation_steps
     order = list(
         islice(

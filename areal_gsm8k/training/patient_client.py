@@ -101,7 +101,7 @@ class PatientClient(RemoteInfEngine):
 
     @override
     def _run_request_on_all_servers(self, req) -> None:
-        self._repeat(lambda: RemoteInfEngine._run_request_on_all_servers(self, req))
+        self._repeat(lambda: RemoteInfEngine._run_request_on_all_servers(self, req))  # noqa: SLF001 - AReaL has no public form (areal_contract.py)
 
     def _repeat(self, request: Callable[[], Any]) -> Any:
         attempts = self._attempts()

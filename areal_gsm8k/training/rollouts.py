@@ -62,7 +62,7 @@ class RunsAhead:
         """Submit prompts until `max_head_offpolicyness` batches are under way, to be generated during the update."""
         dispatcher = self.executor.dispatcher
         ahead = self.config.max_head_offpolicyness * batch_size
-        for _ in range(ahead - len(dispatcher._active_task_ids)):
+        for _ in range(ahead - len(dispatcher._active_task_ids)):  # noqa: SLF001 - AReaL has no public form (areal_contract.py)
             dispatcher.submit_task_input(next(self.executor.data_generator))
 
 

@@ -9,6 +9,7 @@ here is plain arithmetic over the rows of metrics.jsonl (docs/metrics.md); docs/
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -64,7 +65,7 @@ def noise(values: Sequence[float]) -> float:
     A slow trend cancels in neighbours. von Neumann, Kent, Bellinson and Hart (1941), The mean square successive
     difference, Annals of Mathematical Statistics 12, 153-162.
     """
-    differences = [(b - a) ** 2 for a, b in zip(values, values[1:], strict=False)]
+    differences = [(b - a) ** 2 for a, b in itertools.pairwise(values)]
     return math.sqrt(math.fsum(differences) / len(differences) / 2) if differences else 0.0
 
 

@@ -60,7 +60,7 @@ def test_one_gpu_is_shared_with_weights_by_disk_only():
     check(shared, 1, "disk")
     with pytest.raises(ConfigError, match="NCCL refuses two ranks on one device; set it to disk"):
         check(shared, 1, "xccl")
-    with pytest.raises(ConfigError, match="fsdp:d1p1t1 with actor.weight_update_mode=disk"):
+    with pytest.raises(ConfigError, match=r"fsdp:d1p1t1 with actor.weight_update_mode=disk"):
         check(parse("sglang:d2+fsdp:d2"), 1, "xccl")
 
 

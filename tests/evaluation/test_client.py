@@ -100,7 +100,7 @@ def test_no_more_than_batch_size_at_once(model, monkeypatch):
     under_way, most = [], []
     monkeypatch.setattr(Client, "_vllm", lambda self, request: under_way.append(1) or {"prompt": request.prompt_ids})
     monkeypatch.setattr(
-        Client, "_of_vllm", lambda self, *_: most.append(len(under_way)) or under_way.pop() and Answer("x", 1)
+        Client, "_of_vllm", lambda self, *_: most.append(len(under_way)) or (under_way.pop() and Answer("x", 1))
     )
     with serving([(200, VLLM)]) as (url, _):
         settings = EvaluationSettings(engine="vllm", url=url, batch_size=3)

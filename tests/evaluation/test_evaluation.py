@@ -101,18 +101,18 @@ def test_a_grader_that_breaks_is_an_error(untrained_model, tmp_path, parrot, mon
 def test_other_settings_in_the_same_folder_are_named(untrained_model, tmp_path, parrot):
     evaluate(untrained_model, ROWS, SETTINGS, tmp_path)
     other = EvaluationSettings(answer_format="hash", max_new_tokens=17, engine="hf", batch_size=5)
-    with pytest.raises(EvaluationError, match="other settings: max_new_tokens was 16 and is 17. Choose another"):
+    with pytest.raises(EvaluationError, match=r"other settings: max_new_tokens was 16 and is 17. Choose another"):
         evaluate(untrained_model, ROWS, other, tmp_path)
     with pytest.raises(EvaluationError, match=r"data_checksum was .* n was 6 and is 5"):
         evaluate(untrained_model, items.load("generated", "dev", n=5), SETTINGS, tmp_path)
-    with pytest.raises(EvaluationError, match="grader_version was '[0-9.]+' and is None"):
+    with pytest.raises(EvaluationError, match=r"grader_version was '[0-9.]+' and is None"):
         evaluate(untrained_model, ROWS, SETTINGS, tmp_path, graded=False)
     changed = shutil.copytree(untrained_model, tmp_path / "changed")
     (changed / "config.json").write_text((changed / "config.json").read_text() + "\n")
     with pytest.raises(EvaluationError, match="model_checksum was"):
         evaluate(changed, ROWS, SETTINGS, tmp_path)
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(EvaluationError, match="without settings.json"):
+    with pytest.raises(EvaluationError, match=r"without settings.json"):
         evaluate(untrained_model, ROWS, SETTINGS, tmp_path)
 
 

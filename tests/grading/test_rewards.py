@@ -106,9 +106,9 @@ def test_no_part_leaves_its_range(name):
 
 
 def test_a_bound_that_cannot_be_meant_names_its_key():
-    with pytest.raises(ValueError, match="reward.length_target is 0"):
+    with pytest.raises(ValueError, match=r"reward.length_target is 0"):
         Reward.from_settings(settings(length=1.0, length_target=0), 512)
-    with pytest.raises(ValueError, match="reward.overlong_buffer is 600; it must lie between 1 and .*, 512"):
+    with pytest.raises(ValueError, match=r"reward.overlong_buffer is 600; it must lie between 1 and .*, 512"):
         Reward.from_settings(settings(overlong=1.0, overlong_buffer=600), 512)
 
 
@@ -221,7 +221,7 @@ def test_a_process_killed_from_outside_is_an_error_and_replaced(module):
     processes = RewardProcesses("mine:misbehave", seconds=30, count=1)
     pid = processes.score("", "", [], [], {})
     os.kill(int(pid), signal.SIGKILL)
-    with pytest.raises(RewardError, match="ended its process|its process is gone"):
+    with pytest.raises(RewardError, match=r"ended its process|its process is gone"):
         processes.score("", "", [], [], {})
     assert processes.score("", "", [], [], {}) != pid
     processes.close()

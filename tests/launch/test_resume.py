@@ -43,7 +43,7 @@ def test_only_what_does_not_change_the_learning_may_be_set_anew(written):
     again = resume.reopen(run.root, ["total_train_steps=7", "stats_logger.wandb.wandb_api_key=planted"], gpus=0)
     assert again.get("total_train_steps") == 7
     assert again.environment == {"WANDB_API_KEY": "planted"} and "planted" not in again.to_yaml()
-    with pytest.raises(ConfigError, match="actor.optimizer.lr: a resumed run keeps its configuration"):
+    with pytest.raises(ConfigError, match=r"actor.optimizer.lr: a resumed run keeps its configuration"):
         resume.reopen(run.root, ["actor.lr=1e-3"], gpus=0)
     with pytest.raises(ConfigError, match="Did you mean 'total_train_steps'"):
         resume.reopen(run.root, ["total_train_step=7"], gpus=0)
@@ -63,7 +63,7 @@ def test_a_run_of_the_single_controller_is_not_resumed(written):
     run, plan = written
     plan.values["scheduler"]["type"] = "local"
     compose.write(plan, run.config)
-    with pytest.raises(ConfigError, match="scheduler.type=local.*save no recovery points.*checkpoints/last"):
+    with pytest.raises(ConfigError, match=r"scheduler.type=local.*save no recovery points.*checkpoints/last"):
         resume.reopen(run.root, [], gpus=0)
 
 

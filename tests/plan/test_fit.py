@@ -49,7 +49,7 @@ def names(found: Fit) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "size, gib, changed",
+    ("size", "gib", "changed"),
     [
         ("0.5B", 8, [SHARE, BATCH, LORA]),
         ("0.5B", 12, [SHARE, BATCH, BFLOAT16]),
@@ -128,7 +128,7 @@ def test_a_reference_that_is_rewarded_stays():
     assert "kl_reference" not in names(found) and found.plan.trainer.reference
 
 
-@pytest.mark.parametrize("overlay, count", [(None, 1), ("2gpus", 2), ("4gpus", 4), ("8gpus", 8), ("2nodes", 16)])
+@pytest.mark.parametrize(("overlay", "count"), [(None, 1), ("2gpus", 2), ("4gpus", 4), ("8gpus", 8), ("2nodes", 16)])
 def test_without_cards_there_are_as_many_as_are_asked_for(overlay, count):
     values = make_plan([recipes.find(overlay)] if overlay else [], [], gpus=16).values
     gpus = smallest(values, model_config.known()["Qwen/Qwen2.5-0.5B-Instruct"])
@@ -141,7 +141,7 @@ def test_without_cards_there_are_as_many_as_are_asked_for(overlay, count):
 def test_the_cards_of_one_machine_stand_for_those_of_all():
     values = make_plan([recipes.find("2nodes")], [], gpus=8).values
     assert len(of_all_machines([CardMemory(80)] * 8, values)) == 16
-    with pytest.raises(ConfigError, match="needs 16 GPUs.*--gpus 8x80"):
+    with pytest.raises(ConfigError, match=r"needs 16 GPUs.*--gpus 8x80"):
         of_all_machines([CardMemory(80)] * 4, values)
     assert len(of_all_machines([CardMemory(24)], make_plan([], [], gpus=1).values)) == 1
 

@@ -8,10 +8,10 @@ import torch
 pytest.importorskip("areal", reason="areal is not installed")
 
 from areal_gsm8k.config.compose import make_plan, write
-from areal_gsm8k.paths import CPU_OVERLAY  # noqa: E402
-from areal_gsm8k.plan.memory import run_values  # noqa: E402
-from areal_gsm8k.plan.memory.model_shape import from_config  # noqa: E402
-from benchmarks.memory import on_cpu  # noqa: E402
+from areal_gsm8k.paths import CPU_OVERLAY
+from areal_gsm8k.plan.memory import run_values
+from areal_gsm8k.plan.memory.model_shape import from_config
+from benchmarks.memory import on_cpu
 
 G, LENGTH = 4, 96  # completions a prompt; tokens of each with its prompt
 

@@ -27,7 +27,7 @@ def folder_of(config: dict, path) -> str:
 
 
 @pytest.mark.parametrize(
-    "config, dtype, groups, prompt, new",
+    ("config", "dtype", "groups", "prompt", "new"),
     [
         (shaped("qwen2", 64, 3, 4, 2, 192, 573, True), "float32", 4, 20, 16),  # mostly keys and values
         (shaped("llama", 128, 3, 8, 2, 512, 2000, False), "bfloat16", 2, 12, 8),  # mostly weights
@@ -66,12 +66,12 @@ def test_an_embedded_server_needs_what_is_planned(config, dtype, groups, prompt,
     assert sum(parts.values()) == pytest.approx(measured["serving"].peak, rel=WITHIN)
 
 
-@pytest.mark.parametrize("rows, prompt, new", [(16, 30, 48), (64, 40, 200), (96, 100, 512), (24, 320, 512)])
+@pytest.mark.parametrize(("rows", "prompt", "new"), [(16, 30, 48), (64, 40, 200), (96, 100, 512), (24, 320, 512)])
 def test_the_slab_grows_to_the_planned_size_through_the_planned_peak(rows, prompt, new):
     heads, dim, layers = 2, 4, 2
     draw = random.Random(0)
     grown = Slab([torch.zeros(heads, 1, dim)] * 2 * layers, additive=True)
-    most, allocate = 0, grown._allocate
+    most, allocate = 0, grown._allocate  # noqa: SLF001 - the moment of an allocation
 
     def size() -> int:
         return sum(plane.nbytes for plane in grown.planes) + grown.mask.nbytes
@@ -82,7 +82,7 @@ def test_the_slab_grows_to_the_planned_size_through_the_planned_peak(rows, promp
         allocate(rows, columns)
         most = max(most, before + size())
 
-    grown._allocate = counted
+    grown._allocate = counted  # noqa: SLF001 - the moment of an allocation
     left: list[int] = []  # tokens each row still generates
     with torch.inference_mode():
         for _ in range(1200):

@@ -25,7 +25,7 @@ def test_parameters_are_those_of_the_real_class(family, tied):
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    ("wrong", "said"),
     [
         ([1, 2], "must hold one JSON object"),
         ({"text_config": [1]}, "must hold one JSON object"),
@@ -47,7 +47,7 @@ def planned(*overrides: str):
 
 
 @pytest.mark.parametrize(
-    "allocation, divide",
+    ("allocation", "divide"),
     [
         ("sglang.t4+d1", "sglang cannot split 14 attention heads and 2 key-value heads into t4; .*: t1, t2, t14"),
         ("sglang.t7+d1", "t1, t2, t14"),  # 2 key-value heads over 7 ranks

@@ -58,7 +58,7 @@ def test_the_peak_and_every_phase_are_as_planned(setup):
         assert planned[phase] == pytest.approx(measured[phase].peak, rel=WITHIN), phase
 
 
-@pytest.mark.parametrize("dtype, checkpointing", [("float32", False), ("bfloat16", True)])
+@pytest.mark.parametrize(("dtype", "checkpointing"), [("float32", False), ("bfloat16", True)])
 def test_each_row_is_what_the_step_holds(dtype, checkpointing):
     setup = Setup(shaped("llama", 64, 4, 4, 2, 256, 500, False), 512, dtype=dtype, checkpointing=checkpointing)
     measured, trainer = measure(setup), setup.trainer
@@ -92,7 +92,7 @@ def test_compiled_logprobs_keep_nothing_for_the_backward_pass(monkeypatch):
     logits = torch.randn(300, 500, requires_grad=True)
     kept = {}
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
-    with torch._dynamo.config.patch(disable=False):
+    with torch._dynamo.config.patch(disable=False):  # noqa: SLF001 - the step by itself
         from benchmarks.memory import logprobs_entropy
 
         compiled_function = torch.compile(logprobs_entropy, backend="aot_eager_decomp_partition")
@@ -108,4 +108,4 @@ def test_compiled_logprobs_keep_nothing_for_the_backward_pass(monkeypatch):
             del alive
             kept[name] = sum(storages.values()) / logits.nbytes
     assert kept["eager"] > 1.9 and kept["compiled"] < 1.1  # of which the logits themselves are 1
-    assert eager._loss > compiled._loss
+    assert eager._loss > compiled._loss  # noqa: SLF001 - the step by itself

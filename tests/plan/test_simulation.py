@@ -192,7 +192,7 @@ def test_splits_keep_tensor_sizes_and_trainers_that_divide_the_batch():
 
 
 def test_one_device_cannot_be_split():
-    with pytest.raises(ScalingError, match="--devices 1: .* need 2"):
+    with pytest.raises(ScalingError, match=r"--devices 1: .* need 2"):
         splits.splits(configured(), allocation.parse("sglang.d1+d1"), 1)
 
 
@@ -281,11 +281,11 @@ def test_a_run_that_does_not_tell_is_refused(tmp_path, overrides, steps, wrong):
 
 
 def test_a_run_without_samples_or_no_run_at_all_is_refused(tmp_path):
-    with pytest.raises(ScalingError, match="--from .*no run there"):
+    with pytest.raises(ScalingError, match=r"--from .*no run there"):
         recorded.read(tmp_path)
     run = recorded_run(tmp_path)
     run.samples(7).unlink()
-    with pytest.raises(ScalingError, match="step_00007.jsonl is missing"):
+    with pytest.raises(ScalingError, match=r"step_00007.jsonl is missing"):
         recorded.read(run.root)
 
 

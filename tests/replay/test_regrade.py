@@ -55,7 +55,7 @@ def test_advantages_are_areals(rewards, tokens, norms, scores):
         "loss_mask": ((positions >= prompt) & (positions < lengths)).int(),
         "logprobs": torch.zeros(8, longest),
     }
-    areal = PPOActor(config, engine=None)._compute_advantages(data)
+    areal = PPOActor(config, engine=None)._compute_advantages(data)  # noqa: SLF001 - AReaL's own arithmetic
     expected = [
         row[mask.bool()].mean().item() for row, mask in zip(areal["advantages"], areal["loss_mask"], strict=True)
     ]

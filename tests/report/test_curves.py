@@ -22,7 +22,7 @@ def test_the_bold_curve_of_the_picture_is_that_of_the_page(rows):
     drawn = figures.draw(REWARD, [figures.Curves("a", rows)])
     source = next(one.data_source.data for one in drawn.plot.renderers if "anchor" in one.data_source.data)
     figure, axis = plt.subplots()
-    plots._curves(axis, rows, {"reward": "reward"}, "training reward")
+    plots._curves(axis, rows, {"reward": "reward"}, "training reward")  # noqa: SLF001 - what is drawn
     bold = axis.lines[0].get_ydata()
     plt.close(figure)
     assert np.allclose(bold, source["v0_0_mean" if len(rows) > FEW else "v0_0"])

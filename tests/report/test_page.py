@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -199,7 +200,7 @@ def test_a_run_of_240_steps_fits_into_five_megabytes(tmp_path):
     (steps,) = found.data()["samples"]
     numbers = list(map(int, steps))
     assert numbers[0] == 1 and numbers[-1] == 240 and len(numbers) > 60
-    gaps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    gaps = {after - before for before, after in itertools.pairwise(numbers)}
     assert max(gaps) - min(gaps) <= 1
     assert f"{len(numbers)} of 240 steps are in this file, evenly spaced" in found.said()
 

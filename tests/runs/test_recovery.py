@@ -49,8 +49,8 @@ def test_a_half_written_point_is_passed_over_with_a_note(run, harm):
     broken = run.recovery / "step_00002"
     {
         "short": lambda: (broken / "tensors").write_bytes(b"x" * 99),
-        "missing": lambda: (broken / "tensors").unlink(),
-        "no state": lambda: (broken / "state.json").unlink(),
+        "missing": (broken / "tensors").unlink,
+        "no state": (broken / "state.json").unlink,
         "torn state": lambda: (broken / "state.json").write_text('{"step": 2, "fi'),
     }[harm]()
     point, (note,) = recovery.newest(run)

@@ -12,7 +12,7 @@ def test_a_used_directory_is_refused_and_an_empty_one_is_not(tmp_path):
     assert run.records.is_dir() and run.rejected.parent.is_dir()
     with pytest.raises(RunError, match=f"is running, as process {os.getpid()}"):
         Run.create(run.root)
-    run._lock.close()
+    run._lock.close()  # noqa: SLF001 - the lock ends with its file
     with pytest.raises(RunError, match=f"--resume {run.root}.*trial_name"):
         Run.create(run.root)
     (tmp_path / "empty").mkdir()

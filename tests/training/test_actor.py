@@ -6,11 +6,11 @@ import torch
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal.api import WeightUpdateMeta  # noqa: E402
-from areal.engine import FSDPPPOActor  # noqa: E402
+from areal.api import WeightUpdateMeta
+from areal.engine import FSDPPPOActor
 
-from areal_gsm8k.training import actor as actor_module  # noqa: E402
-from areal_gsm8k.training.actor import PackedActor  # noqa: E402
+from areal_gsm8k.training import actor as actor_module
+from areal_gsm8k.training.actor import PackedActor
 
 
 @pytest.fixture
@@ -80,13 +80,13 @@ def test_new_weights_are_named_when_whole_and_the_old_ones_go_when_all_servers_h
     monkeypatch.setattr(PackedActor, "cpu_group", None)
     actor.tokenizer = actor.processor = None
     actor.config = SimpleNamespace(experiment_name="e", trial_name="t")
-    actor._save_model_to_hf, actor.rollout_engine, actor.served = save, Servers(), str(old)
+    actor._save_model_to_hf, actor.rollout_engine, actor.served = save, Servers(), str(old)  # noqa: SLF001 - called by AReaL's engine
     actor.on_weights_saved = lambda folder: log.append(f"named {Path(folder).name}")
-    actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(new)))
+    actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(new)))  # noqa: SLF001 - called by AReaL's engine
     assert log == ["saved", "named v2", "paused", "loaded", "continued"]
     assert new.exists() and not old.exists()
     actor.load_later = True  # the servers are off the GPU, and load the named folder when they are back
     log.clear()
-    actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(tmp_path / "v3")))
+    actor._update_weights_from_disk(WeightUpdateMeta(type="disk", path=str(tmp_path / "v3")))  # noqa: SLF001 - called by AReaL's engine
     assert log == ["saved", "named v3"]
     assert actor.served == str(tmp_path / "v3") and not new.exists()

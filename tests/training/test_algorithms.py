@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal_gsm8k.config import recipes  # noqa: E402
+from areal_gsm8k.config import recipes
 from areal_gsm8k.config.compose import make_plan, write
-from areal_gsm8k.grading import algorithms  # noqa: E402
-from areal_gsm8k.paths import BASE, CPU_OVERLAY, PROJECT  # noqa: E402
+from areal_gsm8k.grading import algorithms
+from areal_gsm8k.paths import BASE, CPU_OVERLAY, PROJECT
 
 G, PROMPT, LIMIT = 4, 5, 16  # completions a prompt; prompt tokens; most new tokens
 LENGTHS = (3, 16, 9, 12, 5, 14, 7, 10)  # tokens of the completions; the second is as long as can be
@@ -235,7 +235,7 @@ def test_lora_trains_adapters_only_and_saves_a_plain_model(spmd, config_of, mode
     assert trained and all(".lora_" in name for name in trained)
     for _ in range(3):
         updated(actor, groups(recorded))
-    actor._save_model_to_hf(str(tmp_path), None, None)
+    actor._save_model_to_hf(str(tmp_path), None, None)  # noqa: SLF001 - called by AReaL's engine
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     now = torch.cat([logp_GT[:, PROMPT - 1 :].flatten() for logp_GT in actor.compute_logp(groups(recorded))])
     with torch.no_grad():

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal_gsm8k.launch import prewarm  # noqa: E402
-from areal_gsm8k.training import areal_contract  # noqa: E402
-from areal_gsm8k.training.areal_contract import FILE, broken, installed, touched  # noqa: E402
+from areal_gsm8k.launch import prewarm
+from areal_gsm8k.training import areal_contract
+from areal_gsm8k.training.areal_contract import FILE, broken, installed, touched
 
 PRIVATE = [dotted for dotted in touched() if dotted.rsplit(".", 1)[1].startswith("_") and "__init__" not in dotted]
 

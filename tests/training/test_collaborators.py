@@ -8,16 +8,16 @@ import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal_gsm8k.runs import checkpoints, recovery  # noqa: E402
-from areal_gsm8k.runs.files import read_lines  # noqa: E402
-from areal_gsm8k.runs.records import RecordWriter  # noqa: E402
-from areal_gsm8k.runs.recovery import Ledger  # noqa: E402
-from areal_gsm8k.runs.run import Run  # noqa: E402
-from areal_gsm8k.training.dev_evaluator import DevEvaluator  # noqa: E402
-from areal_gsm8k.training.policy_saver import PolicySaver  # noqa: E402
-from areal_gsm8k.training.ranks import Ranks  # noqa: E402
-from areal_gsm8k.training.recovery_points import RecoveryPoints  # noqa: E402
-from areal_gsm8k.training.step_recorder import StepRecorder  # noqa: E402
+from areal_gsm8k.runs import checkpoints, recovery
+from areal_gsm8k.runs.files import read_lines
+from areal_gsm8k.runs.records import RecordWriter
+from areal_gsm8k.runs.recovery import Ledger
+from areal_gsm8k.runs.run import Run
+from areal_gsm8k.training.dev_evaluator import DevEvaluator
+from areal_gsm8k.training.policy_saver import PolicySaver
+from areal_gsm8k.training.ranks import Ranks
+from areal_gsm8k.training.recovery_points import RecoveryPoints
+from areal_gsm8k.training.step_recorder import StepRecorder
 
 ALONE = Ranks(0, None)
 GRADED = {"lenient": True, "strict": True, "formatted": True, "parts": {"accuracy": 1.0}}

@@ -6,12 +6,12 @@ import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal_gsm8k.config.allocation import parse  # noqa: E402
-from areal_gsm8k.config.devices import check_turns  # noqa: E402
-from areal_gsm8k.config.schema import ConfigError  # noqa: E402
-from areal_gsm8k.training import colocation  # noqa: E402
-from areal_gsm8k.training.colocation import Turns  # noqa: E402
-from areal_gsm8k.training.trainer import GSM8KTrainer  # noqa: E402
+from areal_gsm8k.config.allocation import parse
+from areal_gsm8k.config.devices import check_turns
+from areal_gsm8k.config.schema import ConfigError
+from areal_gsm8k.training import colocation
+from areal_gsm8k.training.colocation import Turns
+from areal_gsm8k.training.trainer import GSM8KTrainer
 
 
 class Server:
@@ -91,8 +91,8 @@ class Loop:
 class Trainer(Loop):
     """What GSM8KTrainer does about it."""
 
-    _onload_rollout, _offload_rollout = GSM8KTrainer._onload_rollout, GSM8KTrainer._offload_rollout
-    _servers_at_work, _newest_weights = GSM8KTrainer._servers_at_work, GSM8KTrainer._newest_weights
+    _onload_rollout, _offload_rollout = GSM8KTrainer._onload_rollout, GSM8KTrainer._offload_rollout  # noqa: SLF001 - called by AReaL's loop
+    _servers_at_work, _newest_weights = GSM8KTrainer._servers_at_work, GSM8KTrainer._newest_weights  # noqa: SLF001 - called by AReaL's loop
 
 
 @pytest.fixture(autouse=True)

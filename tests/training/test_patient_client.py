@@ -5,12 +5,12 @@ import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal.api.cli_args import InferenceEngineConfig  # noqa: E402
-from areal.infra.remote_inf_engine import RemoteInfEngine  # noqa: E402
-from areal.infra.utils.http import arequest_with_retry  # noqa: E402
+from areal.api.cli_args import InferenceEngineConfig
+from areal.infra.remote_inf_engine import RemoteInfEngine
+from areal.infra.utils.http import arequest_with_retry
 
-from areal_gsm8k.training import patient_client  # noqa: E402
-from areal_gsm8k.training.patient_client import Attempts, PatientClient, is_unreachable  # noqa: E402
+from areal_gsm8k.training import patient_client
+from areal_gsm8k.training.patient_client import Attempts, PatientClient, is_unreachable
 
 ANSWERS = {
     "refuses": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
@@ -89,11 +89,11 @@ def test_patience_ends_and_refusals_are_counted(patient, monkeypatch):
 
     monkeypatch.setattr(RemoteInfEngine, "_run_request_on_all_servers", pause)
     with pytest.raises(RuntimeError, match="ClientConnectorError"):
-        bare._run_request_on_all_servers("pause")
+        bare._run_request_on_all_servers("pause")  # noqa: SLF001 - called by AReaL's client
     assert len(asked) == 1
     bound.listen()
     with pytest.raises(RuntimeError, match="ClientResponseError"):
-        bare._run_request_on_all_servers("pause")
+        bare._run_request_on_all_servers("pause")  # noqa: SLF001 - called by AReaL's client
     assert len(asked) == 1 + bare.refusals
 
 

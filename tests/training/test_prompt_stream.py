@@ -2,11 +2,11 @@ import pytest
 
 pytest.importorskip("torchdata", reason="torchdata comes with areal")
 
-from torch.utils.data import DistributedSampler  # noqa: E402
-from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
+from torch.utils.data import DistributedSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
-from areal_gsm8k.runs.recovery import Ledger  # noqa: E402
-from areal_gsm8k.training.prompt_stream import PromptStream  # noqa: E402
+from areal_gsm8k.runs.recovery import Ledger
+from areal_gsm8k.training.prompt_stream import PromptStream
 
 ROWS = [{"id": row} for row in range(8)]
 

@@ -4,14 +4,14 @@ import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-import torch  # noqa: E402
-from areal.api.cli_args import InferenceEngineConfig  # noqa: E402
-from areal.infra import RolloutController  # noqa: E402
-from areal.infra.remote_inf_engine import RemoteInfEngine  # noqa: E402
+import torch
+from areal.api.cli_args import InferenceEngineConfig
+from areal.infra import RolloutController
+from areal.infra.remote_inf_engine import RemoteInfEngine
 
-from areal_gsm8k.runs.records import given_up  # noqa: E402
-from areal_gsm8k.training.controller import RolloutsController  # noqa: E402
-from areal_gsm8k.training.rollouts import NoSignal, Rollouts  # noqa: E402
+from areal_gsm8k.runs.records import given_up
+from areal_gsm8k.training.controller import RolloutsController
+from areal_gsm8k.training.rollouts import NoSignal, Rollouts
 
 
 def group(first_id: int) -> dict:
@@ -55,7 +55,7 @@ def test_empty_batches_are_collected_again_up_to_the_bound(client):
     engine = client([[], [], [only], [], [], []])
     engine.max_empty_batches = 2
     assert engine.prepare_batch(Loader()) == [only]
-    with pytest.raises(NoSignal, match="3 batches in a row.*drop_groups_without_signal=false"):
+    with pytest.raises(NoSignal, match=r"3 batches in a row.*drop_groups_without_signal=false"):
         engine.prepare_batch(Loader())
 
 
@@ -63,9 +63,9 @@ def test_empty_batches_are_collected_again_up_to_the_bound(client):
 def test_prompts_are_submitted_up_to_the_staleness_bound(client, max_staleness, under_way):
     engine = client([[group(0)], [group(8)]], max_staleness)
     engine.prepare_batch(Loader())
-    assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way
+    assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way  # noqa: SLF001 - AReaL's queue
     engine.prepare_batch(Loader())  # none of them was consumed: nothing more to submit
-    assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way
+    assert len(engine.workflow_executor.dispatcher._active_task_ids) == under_way  # noqa: SLF001 - AReaL's queue
 
 
 def test_a_batch_comes_in_data_order(client):

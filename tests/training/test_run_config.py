@@ -43,6 +43,6 @@ def test_a_prompt_too_long_is_named_before_training(untrained_model):
             check_lengths(too_small, tokenizer, rows, rows)
     longer_answers = config(backend="vllm", context=full, evaluated=49)
     check_lengths(longer_answers, tokenizer, rows, rows[:1])
-    with pytest.raises(SystemExit, match="row long .*eval_gconfig.max_new_tokens=49 .*vllm.max_model_len"):
+    with pytest.raises(SystemExit, match=r"row long .*eval_gconfig.max_new_tokens=49 .*vllm.max_model_len"):
         check_lengths(longer_answers, tokenizer, rows, rows)
     check_lengths(config(backend="sglang", context=None), tokenizer, rows, rows)

@@ -5,15 +5,15 @@ import torch
 
 pytest.importorskip("areal", reason="areal is not installed")
 
-from areal.api import ModelResponse  # noqa: E402
-from areal.api.cli_args import GenerationHyperparameters  # noqa: E402
-from areal.infra import workflow_context  # noqa: E402
+from areal.api import ModelResponse
+from areal.api.cli_args import GenerationHyperparameters
+from areal.infra import workflow_context
 
-from areal_gsm8k.runs import samples  # noqa: E402
-from areal_gsm8k.runs.records import RecordReader, given_up  # noqa: E402
-from areal_gsm8k.settings import RewardSettings, Settings  # noqa: E402
-from areal_gsm8k.training import workflow  # noqa: E402
-from areal_gsm8k.training.workflow import GSM8KWorkflow, accept_group  # noqa: E402
+from areal_gsm8k.runs import samples
+from areal_gsm8k.runs.records import RecordReader, given_up
+from areal_gsm8k.settings import RewardSettings, Settings
+from areal_gsm8k.training import workflow
+from areal_gsm8k.training.workflow import GSM8KWorkflow, accept_group
 
 ROW = {"id": "row-1", "question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
 

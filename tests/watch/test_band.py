@@ -105,7 +105,7 @@ def test_the_band_of_a_run(tmp_path, recorded):
 @pytest.mark.parametrize("text", ["", "[]", '{"steps": [20]}', "not json"])
 def test_a_file_that_is_no_band_is_named(tmp_path, text):
     (tmp_path / "band.json").write_text(text)
-    with pytest.raises(BandError, match="band.json is not a band"):
+    with pytest.raises(BandError, match=r"band.json is not a band"):
         Band.read(tmp_path / "band.json")
 
 
@@ -122,11 +122,11 @@ def test_what_cannot_be_recorded_is_said(tmp_path):
     runs = [finished(tmp_path, seed) for seed in (1, 2)]
     with pytest.raises(BandError, match="at least 2 runs, found 1"):
         band.record(runs[:1], "")
-    with pytest.raises(BandError, match="seed3 is of another recipe than .*seed1: gconfig.n_samples differs"):
+    with pytest.raises(BandError, match=r"seed3 is of another recipe than .*seed1: gconfig.n_samples differs"):
         band.record([*runs, finished(tmp_path, 3, gconfig__n_samples=4)], "")
+    unfinished = finished(tmp_path, 4)
+    unfinished.summary.unlink()
     with pytest.raises(BandError, match="seed4: no finished run there"):
-        unfinished = finished(tmp_path, 4)
-        unfinished.summary.unlink()
         band.record([*runs, unfinished], "")
     with pytest.raises(BandError, match="has 10 steps; a band begins at step 20"):
         band.record([*runs, finished(tmp_path, 5, means=[0.3] * 10)], "")
@@ -150,6 +150,6 @@ def test_the_recipe_that_ships_has_a_band_of_its_own():
 
 
 def test_a_band_that_is_not_there_does_not_start():
-    with pytest.raises(ConfigError, match="expected_band=configs/bands/cup.json: .*no such file"):
+    with pytest.raises(ConfigError, match=r"expected_band=configs/bands/cup.json: .*no such file"):
         make_plan([CPU_OVERLAY], ["expected_band=configs/bands/cup.json"], gpus=0)
     assert band.configured(make_plan([CPU_OVERLAY], ["expected_band=null"], gpus=0).values) is None

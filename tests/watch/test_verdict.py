@@ -282,7 +282,7 @@ def test_noise_around_a_course_like_the_bands_is_hardly_ever_slow():
     from areal_gsm8k.watch import band as bands
 
     trends = [Trend(steps(noisy(line(0.2, 0.6, 40) + line(0.6, 0.85, 80), seed)), CONFIG) for seed in range(6)]
-    ranges = [bands._range(trends[:5], step) for step in range(20, 121, 5)]
+    ranges = [bands._range(trends[:5], step) for step in range(20, 121, 5)]  # noqa: SLF001 - the arithmetic by itself
     recorded = Band(recipe(CONFIG), {}, 5, list(range(20, 121, 5)), *(list(s) for s in zip(*ranges, strict=True)))
     states = [verdict.judge(Trend(trends[5].rows[:count], CONFIG), recorded).state for count in range(20, 121)]
     assert states.count(ON_TRACK) > 0.95 * len(states) and not {COLLAPSING, FLAT} & set(states)
