@@ -60,7 +60,7 @@ def _mistakes(values: dict, alloc: Allocation) -> Iterator[str]:
     for key in ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size"):
         if (size := lookup(values, key)) is not None and size < 1:
             yield f"{key}={size}: at least 1."
-        if key.endswith("batch_size") and size % ranks:
+        if key.endswith("batch_size") and size is not None and size % ranks:
             yield f"{key}={size} must be a multiple of the {ranks} data-parallel trainers."
     for section in ("gconfig", "eval_gconfig"):
         if values[section]["max_new_tokens"] < 1:

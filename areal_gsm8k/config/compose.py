@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,8 +62,8 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
     sources.append(read_overrides(overrides))
     try:
         _complete_allocations(sources)
-        merged = OmegaConf.merge(OmegaConf.create(asdict(Settings())), *sources)
-        check_keys(OmegaConf.to_container(merged, resolve=True))
+        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.create(asdict(Settings())), *sources))
+        check_keys(_plain(merged))
         _choose_names(merged)
         alloc = _allocate(merged, gpus)
         runs_dir = Path(merged.runs_dir)
@@ -75,7 +75,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
         _keep_reference(merged)
         _spread_names(merged, (run_dir / "areal").absolute())
         environment = take_secrets(merged)
-        values = OmegaConf.to_container(merged, resolve=True)
+        values = _plain(merged)
     except OmegaConfBaseException as broken:
         raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
     checks.check_values(values, alloc)
@@ -124,7 +124,7 @@ def as_overrides(settings: Mapping[str, Any]) -> list[str]:
 
 def _own_names(source: DictConfig, where: str) -> DictConfig:
     """Check one source's keys and replace our aliases by AReaL's keys."""
-    check_keys(OmegaConf.to_container(source, resolve=False), extra=ALIASES, where=where)
+    check_keys(_plain(source, resolve=False), extra=ALIASES, where=where)
     for ours, areals in ALIASES.items():
         section, leaf = ours.rsplit(".", 1)
         if leaf not in (OmegaConf.select(source, section) or {}):
@@ -134,6 +134,10 @@ def _own_names(source: DictConfig, where: str) -> DictConfig:
             raise ConfigError(f"{where}{ours} and {areals} are the same setting with two values; keep one.")
         OmegaConf.update(source, areals, value)
     return source
+
+
+def _plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    return cast(dict, OmegaConf.to_container(config, resolve=resolve))
 
 
 def _choose_names(merged: DictConfig) -> None:

@@ -67,6 +67,7 @@ def less_kl_to_come(rewards_B1: Tensor, batch: Batch, beta: float) -> Tensor:
 
     REINFORCE++, arXiv 2501.03262 version 2, equations 8 and 9. areal.trainer.ppo.actor.PPOActor.compute_advantages
     """
+    assert batch.ref_BT is not None, "the KL is to the start model: its logprobs are needed"
     kl_BT = (batch.behave_BT - batch.ref_BT) * batch.mask_BT
     return rewards_B1 - beta * kl_BT.flip(1).cumsum(1).flip(1)
 

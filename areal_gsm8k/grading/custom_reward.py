@@ -89,6 +89,8 @@ class _Process:
             encoding="utf-8",
             start_new_session=True,
         )
+        assert self.popen.stdin and self.popen.stdout  # both are pipes
+        self.questions, self.answers = self.popen.stdin, self.popen.stdout
         try:
             started = self._answer(START_SECONDS, "did not start")
             if "error" in started:
@@ -99,8 +101,8 @@ class _Process:
 
     def ask(self, arguments: list, seconds: float) -> dict:
         try:
-            self.popen.stdin.write(json.dumps(arguments, default=str) + "\n")
-            self.popen.stdin.flush()
+            self.questions.write(json.dumps(arguments, default=str) + "\n")
+            self.questions.flush()
         except OSError as error:
             raise RewardError(f"{self.path}: its process is gone ({error})") from None
         return self._answer(seconds, "did not return")
@@ -114,7 +116,7 @@ class _Process:
 
         timer = threading.Timer(seconds, stop)
         timer.start()
-        line = self.popen.stdout.readline()  # ends when the process does
+        line = self.answers.readline()  # ends when the process does
         timer.cancel()
         if late.is_set():
             raise RewardError(f"{self.path} {missed} within {seconds:g} s; its process was killed")

@@ -64,7 +64,8 @@ class _Reader:
         self.at = self.irrationals = 0
         end = 0
         while found := _TOKEN.match(text, end):
-            self.tokens.append((found.lastgroup, found[found.lastgroup], text[end].isspace()))
+            kind = str(found.lastgroup)  # every alternative has a name
+            self.tokens.append((kind, found[kind], text[end].isspace()))
             end = found.end()
         if text[end:].strip():
             raise _Unreadable
@@ -254,8 +255,8 @@ def _exact_root(x: Fraction, degree: int) -> Fraction | None:
     if x < 0:
         root = _exact_root(-x, degree) if degree % 2 else None
         return None if root is None else -root
-    parts = [_integer_root(x.numerator, degree), _integer_root(x.denominator, degree)]
-    return None if None in parts else Fraction(*parts)
+    numerator, denominator = _integer_root(x.numerator, degree), _integer_root(x.denominator, degree)
+    return None if numerator is None or denominator is None else Fraction(numerator, denominator)
 
 
 def _integer_root(n: int, degree: int) -> int | None:

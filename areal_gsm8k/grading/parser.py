@@ -65,8 +65,10 @@ def grade(completion: str, reference: str, answer_format: str | None = None) -> 
         rule, extracted, value = _answer(text, last)
         asked = well_formed if answer_format is None else [mark for mark in well_formed if mark.rule == answer_format]
         lenient = value is not None and value == gold
-        strict = lenient and (
-            last in asked or any(m.lo <= last.lo <= m.hi or read_value(text[m.lo : m.hi]) == gold for m in asked)
+        strict = (
+            lenient
+            and last is not None
+            and (last in asked or any(m.lo <= last.lo <= m.hi or read_value(text[m.lo : m.hi]) == gold for m in asked))
         )
     except ImportError as missing:  # sympy
         return Verdict(False, False, False, None, None, None, None, f"not decided without {missing.name}")
@@ -222,7 +224,7 @@ def _answer(text: str, mark: _Mark | None) -> tuple[str | None, str | None, str 
         start = space.end() if space else 0
         if plain := _NUMBER_WORD.match(text, start):
             return "last_number", plain[1], read_value(plain[1])
-        stop = _WORD_END.match(text, digit.end()).end()
+        stop = word.end() if (word := _WORD_END.match(text, digit.end())) else digit.end()
         for token in reversed(list(_TOKEN.finditer(text, start, stop)) if stop - start <= _MAX_SPAN else []):
             number = _free_number(text, token)
             if number is not None:

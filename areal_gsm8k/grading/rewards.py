@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 from areal_gsm8k.grading.custom_reward import RewardError, RewardProcesses
 from areal_gsm8k.grading.parser import Verdict
@@ -85,10 +85,11 @@ def think_tags(completion: str) -> float:
     return float(bool(once and found and found[1].strip() and found[2].strip()))
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One part of the reward; the key of its name in RewardSettings is its weight, `custom` names a function."""
 
-    paid: Callable[["Reward", Sample], float]  # before its weight
+    paid: Callable[[Any, Sample], float]  # before its weight
     ends: tuple[int, int] | None  # the lowest and the highest value; None: not known
     keys: tuple[str, ...] = ()  # of RewardSettings, beside its own, that decide what it pays
 
@@ -147,6 +148,8 @@ class Reward:
 
     def own(self, sample: Sample) -> float:
         """What the user's own function returns. Raises RewardError."""
+        if self.processes is None:
+            raise RewardError("reward.custom names a function, but its processes were not started: use from_settings")
         return self.processes.score(
             sample.prompt, sample.completion, sample.prompt_ids, sample.completion_ids, sample.data or {}
         )

@@ -23,7 +23,7 @@ log = logging.getLogger("areal_gsm8k.serve")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m areal_gsm8k.serve", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m areal_gsm8k.serve", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--model-path", required=True, help="Hugging Face model folder, or a hub id")
     add("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")

@@ -147,7 +147,8 @@ class Api:
         if self.worker.is_alive() and not self.engine.paused:
             request = protocol.health_request(self.engine)
             await self.worker.submit([request])[0]
-            if request.finish_reason["type"] == "abort" and request.finish_reason["status_code"]:
+            reason = request.finish_reason or {}
+            if reason.get("type") == "abort" and reason.get("status_code"):
                 return web.Response(status=503)
         return await self.health(http)
 

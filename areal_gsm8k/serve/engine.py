@@ -130,9 +130,10 @@ class Engine:
         With ``seed`` in shared params every prompt draws differently, as if prompt i had seed + i * n. Raises
         ValueError on a prompt that does not fit, RuntimeError when the model breaks.
         """
-        shared = None if isinstance(params, list) else params
+        shared = not isinstance(params, list)
+        each = [params] * len(prompts) if shared else params
         requests = []
-        for i, (ids, own) in enumerate(zip(prompts, [shared] * len(prompts) if shared else params, strict=True)):
+        for i, (ids, own) in enumerate(zip(prompts, each, strict=True)):
             first = i * own.n if shared else 0
             requests += [self.request(list(ids), own, first + sample) for sample in range(own.n)]
         for request in requests:

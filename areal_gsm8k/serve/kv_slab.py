@@ -148,15 +148,16 @@ class Slab:
 class SlabCache(Cache):
     """What a Hugging Face model sees during one decoding step: every row's window plus the column being written."""
 
-    is_compileable = False
+    @property
+    def is_compileable(self) -> bool:
+        return False
 
     def __init__(self, slab: Slab):
         self.layers = []
         rows, start, cursor = slab.rows, slab.window_start, slab.cursor
         self.seen = cursor - start  # columns already written
-        count = sum(len(m) for m in slab.members)
-        self.columns: list[torch.Tensor] = [None] * count  # where the new key or value of each layer goes
-        self.windows: list[torch.Tensor] = [None] * count
+        self.columns: dict[int, torch.Tensor] = {}  # where the new key or value of each layer goes
+        self.windows: dict[int, torch.Tensor] = {}
         for members, plane in zip(slab.members, slab.planes, strict=True):
             window = plane[:, :rows, :, start : cursor + 1]
             for i, view, column in zip(members, window.unbind(0), window[:, :, :, -1:].unbind(0), strict=True):

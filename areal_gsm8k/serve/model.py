@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from typing import Any
 
 import torch
 import transformers
@@ -83,7 +84,7 @@ class LanguageModel:
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
             name = (config.architectures or [""])[0]
-            cls = getattr(transformers, name, None) or transformers.AutoModelForCausalLM
+            cls: Any = getattr(transformers, name, None) or transformers.AutoModelForCausalLM
             grouped = getattr(cls, "_supports_sdpa", False) and getattr(cls, "_supports_attention_backend", False)
             attention = ATTENTION if grouped else None
             self.model, report = cls.from_pretrained(
@@ -155,7 +156,7 @@ class LanguageModel:
             while order and (len(batch) + 1) * width <= self.prefill_tokens:
                 batch.append(order.pop())
             logits, cache = self._forward([prompts[i] for i in batch], keep)
-            packed = slab.pack([t for layer in cache.layers for t in (layer.keys, layer.values)])
+            packed = slab.pack([t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None])
             for row, i in enumerate(batch):
                 own = [p[:, row, :, width - len(prompts[i]) :] for p in packed]
                 results[i] = logits[row], own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 GREEDY_BELOW = 1e-6  # temperatures under this mean argmax, as in SGLang
 LARGEST_VOCABULARY = 1 << 20  # a top_k from here on cuts nothing (AReaL sends 10^8 for "all")
@@ -51,11 +52,11 @@ class SamplingParams:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def parse(cls, given: dict | None) -> SamplingParams:
+    def parse(cls, given: dict[str, Any] | None) -> SamplingParams:
         """From the JSON of a request. Raises ValueError that names the key."""
         if given is not None and not isinstance(given, dict):
             raise ValueError(f"sampling_params must be an object, got {type(given).__name__}")
-        values = {k: v for k, v in (given or {}).items() if v is not None or k == "max_new_tokens"}
+        values: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None or k == "max_new_tokens"}
         for key in UNSUPPORTED:
             if values.pop(key, None):
                 raise ValueError(f"sampling_params.{key} is not supported by this server")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from typing import cast
 
 from .engine import Engine
 from .params import SamplingParams
@@ -70,7 +71,7 @@ def _prompts(payload: dict, engine: Engine) -> tuple[list[list[int]], bool]:
             raise ValueError(f"text needs a tokenizer, and {engine.path} holds none: send input_ids")
         return [engine.tokenizer.encode(t) for t in texts], not isinstance(text, str)
     batched = isinstance(ids, list) and bool(ids) and isinstance(ids[0], list)
-    prompts = ids if batched else [ids]
+    prompts = cast(list[list[int]], ids if batched else [ids])
     for prompt in prompts:
         if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
             raise MalformedBody("input_ids must be a list of integers or a list of such lists")

@@ -62,6 +62,8 @@ class Request:
         return self.finish_reason is not None
 
     def _matched_string(self) -> str | None:
+        if self.tokenizer is None:  # the engine refuses stop strings then
+            return None
         # A token adds at least one byte, so a match that ends in the newest token lies within this tail.
         longest = max(len(s.encode()) for s in self.params.stop)
         tail = self.tokenizer.decode(self.output_ids[-(longest + 1) :], skip_special_tokens=False)

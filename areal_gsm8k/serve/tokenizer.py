@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 
 class Tokenizer:
@@ -14,18 +15,20 @@ class Tokenizer:
 
     def __init__(self, folder: str):
         """Raises OSError or ValueError when the folder holds no tokenizer."""
+        self._fast: Any = None
+        self._slow: Any = None
         path = os.path.join(folder, "tokenizer.json")
         if os.path.isfile(path):
             from tokenizers import Tokenizer as Fast
 
-            self._fast, self._slow = Fast.from_file(path), None
+            self._fast = Fast.from_file(path)
             self._fast.no_truncation()
             self._fast.no_padding()
             eos = self._fast.token_to_id(_eos_token(folder))
         else:
             from transformers import AutoTokenizer
 
-            self._fast, self._slow = None, AutoTokenizer.from_pretrained(folder)
+            self._slow = AutoTokenizer.from_pretrained(folder)
             eos = self._slow.eos_token_id
         self.eos_ids = frozenset() if eos is None else frozenset([eos])  # ends answers too, as in SGLang
 

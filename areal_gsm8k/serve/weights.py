@@ -10,6 +10,7 @@ import copy
 import json
 import os
 from contextlib import ExitStack
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -90,7 +91,7 @@ def _copy_converted(model: torch.nn.Module, folder: str, missing: list[str], unk
     for kind, names in (("missing", missing), ("unknown", unknown)):
         problem += f"; {kind}: {', '.join(names[:4])}" if names else ""
     try:
-        loaded, report = type(model).from_pretrained(
+        loaded, report = cast(Any, type(model)).from_pretrained(
             folder, config=copy.deepcopy(model.config), dtype=model.dtype, output_loading_info=True
         )
     except Exception as error:  # from_pretrained raises many kinds on a bad folder; all mean it cannot be loaded

@@ -32,6 +32,7 @@ from areal_gsm8k.training.recovery_points import RecoveryPoints
 from areal_gsm8k.training.run_config import RunConfig
 from areal_gsm8k.training.step_recorder import StepRecorder
 from areal_gsm8k.watch import verdict
+from areal_gsm8k.watch.diagnosis import COLLAPSING
 
 
 class StopAfterStep(Exception):
@@ -140,7 +141,7 @@ class GSM8KTrainer(PPOTrainer):
         """The phase to end in after this step; None to go on."""
         if self.run.stop_request.exists():
             return STOPPED
-        collapsing = self.config.collapse.stop and verdict.of_run(self.run).state == verdict.COLLAPSING
+        collapsing = self.config.collapse.stop and verdict.of_run(self.run).state == COLLAPSING
         return COLLAPSED if collapsing else None
 
     def _evaluate_alone(self, evaluate) -> None:
