@@ -26,7 +26,7 @@ case "$*" in
 *version_info*) echo "${FAKE_VERSION:-3.11} $0" ;;
 *ensurepip*) exit ${FAKE_NO_VENV:-0} ;;
 -V) echo "Python ${FAKE_VERSION:-3.11}.7" ;;
-"-m venv "*) sleep ${FAKE_SLOW:-0}; mkdir -p "$3/bin"; cp "$FAKES"/{python,uv,gsm8k,ruff} "$3/bin" ;;
+"-m venv "*) sleep ${FAKE_SLOW:-0}; mkdir -p "$3/bin"; cp "$FAKES"/{python,uv,gsm8k,ruff,basedpyright} "$3/bin" ;;
 "-m pip install "*) eval "${FAKE_PIP:-}" ;;
 *pip_settings*) [ -z "${FAKE_LINKS:-}" ] || echo "export UV_FIND_LINKS='$FAKE_LINKS'" ;;
 esac
@@ -56,7 +56,13 @@ class Clone:
         for tool in TOOLS.split():
             if found := shutil.which(tool):
                 (self.bin / tool).symlink_to(found)
-        fakes = {"python": FAKE_PYTHON, "uv": FAKE_UV, "gsm8k": FAKE_PROGRAM, "ruff": FAKE_PROGRAM}
+        fakes = {
+            "python": FAKE_PYTHON,
+            "uv": FAKE_UV,
+            "gsm8k": FAKE_PROGRAM,
+            "ruff": FAKE_PROGRAM,
+            "basedpyright": FAKE_PROGRAM,
+        }
         for name, text in fakes.items():
             self.program(self.fakes, name, text)
         self.program(self.bin, "python3", FAKE_PYTHON)
@@ -326,6 +332,6 @@ def test_continuous_integration_runs_the_tests_from_anywhere(clone, tmp_path):
         ["bash", clone.root / ".ci" / "run"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0
-    assert clone.called("^ruff")
+    assert clone.called("^ruff check") and clone.called("^ruff format --check") and clone.called("^basedpyright$")
     assert clone.called("^python -m pytest -n 2 --dist loadfile --no-loadscope-reorder$")
     assert os.access(ROOT / "run", os.X_OK)
