@@ -28,10 +28,10 @@ def test_what_a_page_names_exists(page):
     missing = [name for name in set(re.findall(OURS, text)) - THEIRS_OR_MADE if not (PROJECT / name).exists()]
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
         linked = path.parent / target if target else path
-        if not linked.exists() or anchor and anchor not in anchors(linked.read_text(encoding="utf-8")):
+        if not linked.exists() or (anchor and anchor not in anchors(linked.read_text(encoding="utf-8"))):
             missing.append(f"{target}#{anchor}")
     for package, name in re.findall(r"(?:-m|from|import) ((?:areal_gsm8k|benchmarks)[.\w]*)(?: import (\w+))?", text):
-        if not find_spec(package) or name and not find_spec(f"{package}.{name}"):
+        if not find_spec(package) or (name and not find_spec(f"{package}.{name}")):
             missing.append(f"{package} {name}".strip())
     verbs = get_command(app).commands
     missing += [f"gsm8k {verb}" for verb in re.findall(r"\bgsm8k ([a-z]+)(?=[ `])", text) if verb not in verbs]
