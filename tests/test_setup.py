@@ -332,6 +332,6 @@ def test_continuous_integration_runs_the_tests_from_anywhere(clone, tmp_path):
         ["bash", clone.root / ".ci" / "run"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0
-    assert clone.called(r"^ruff \[check\]") and clone.called(r"^ruff \[format\]") and clone.called("^basedpyright$")
+    assert clone.called(r"^ruff \[check\]") and clone.called(r"^ruff \[format\]") and clone.called("^basedpyright")
     assert clone.called("^python -m pytest -n 2 --dist loadfile --no-loadscope-reorder$")
     assert os.access(ROOT / "run", os.X_OK)
