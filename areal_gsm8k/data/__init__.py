@@ -1,1 +1,1 @@
-"""What is asked: problems from the hub, from files or generated, and the prompts made of them."""
+"""The problems, from the hub, from files or generated, and the prompts made of them."""

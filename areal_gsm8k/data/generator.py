@@ -1,10 +1,10 @@
 """Word problems made here: fifteen kinds, one to three steps, with calculator-annotated worked solutions.
 
 Why: nothing can be downloaded on a bare machine, and a model made from scratch in a minute needs problems it can learn.
-The solutions end in `#### N` as GSM8K's do. Used by `data.load_problems("generated", ...)`, `gsm8k data prepare
---source generated` and the warm start in `tiny.py`.
+The solutions end in `#### N` as GSM8K's do. `problems.load_problems("generated", ...)`, `gsm8k data
+prepare --source generated` and the warm start in sft/tiny.py use this file.
 
-Disjoint by construction: a hash of the question decides its split, whatever the seed, so no dev or test question is
+The splits cannot overlap: a hash of the question decides its split, whatever the seed, so no dev or test question is
 ever trained on (the same numbers may be, with other names). Only `Random.random()` is used, the one generator whose
 sequence Python promises to keep between versions.
 """

@@ -1,4 +1,4 @@
-"""The Hugging Face hub when there may be no network: one quick question instead of minutes of retries."""
+"""The Hugging Face hub when there may be no network: one quick request instead of minutes of retries."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def is_hub_id(name: str) -> bool:
 
 @contextmanager
 def hub_or_cache(name: str, repo_type: str) -> Iterator[bool]:
-    """Within, the hub's libraries download when the hub answers within 5 s and use only the local cache otherwise.
+    """Inside the block the hub's libraries download if the hub answers within 5 s, else use only the local cache.
 
-    repo_type is "model" or "dataset". Yields whether the hub answered. Raises HubError when it knows no such thing.
+    repo_type is "model" or "dataset". Yields whether the hub answered. Raises HubError when the hub has no such name.
     """
     import httpx
     import huggingface_hub

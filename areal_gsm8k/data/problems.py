@@ -41,9 +41,10 @@ def load_problems(
     """A `datasets.Dataset` with the columns id, question and answer (a worked solution ending in "#### N").
 
     path: "openai/gsm8k" or another hub id; a folder with train/validation/test files (.jsonl or .parquet); one such
-    file; or "generated", to which alone `seed` applies. split: "train", "dev" or "test". rows: the first so many, or as
-    many generated ones. A file named test... serves only split="test", one named validation... only "dev"; any other
-    file serves "train" and "dev" through the hash, and, unless named train..., whole for "test". Raises DataError.
+    file; or "generated", the only one that uses `seed`. split: "train", "dev" or "test". rows: the first of them only,
+    or that many generated ones. A file named test... serves only split="test", one named validation... only "dev"; any
+    other file serves "train" and "dev" through the hash, and, unless named train..., whole for "test". Raises
+    DataError.
     """
     from datasets import Dataset
 

@@ -1,4 +1,4 @@
-"""Answer formats and prompts: the only place that knows how a model is asked and where its answer is to stand.
+"""Answer formats and prompts: the only place that knows how a model is asked and where its answer must stand.
 
 A question becomes chat messages, then token ids through the tokenizer's chat template; a tokenizer without one gets the
 plain "Question: ... Answer:" form. SFT, GRPO rollouts and evaluation all come here, so all three see one prompt.
@@ -80,8 +80,8 @@ def text_ids(tokenizer, text: str) -> list[int]:
 def target(answer: str, answer_format: str) -> str:
     """A worked solution ending in "#### N" rewritten to end as the format asks: the completion that SFT teaches.
 
-    GSM8K's <<48/2=24>> calculator notes stay in `hash`, the data set's own form, and go in the other two, the way
-    instruction-tuned models write. An answer without "####" (a bare number) is taken as the final answer alone.
+    GSM8K's <<48/2=24>> calculator notes stay in `hash`, the data set's own form; the other two formats leave them out,
+    as instruction-tuned models do. An answer without "####" (a bare number) is taken as the final answer alone.
     """
     shape = answer_format_named(answer_format)
     steps, marker, final = answer.strip().rpartition("####")
@@ -102,9 +102,10 @@ def completion_ids(tokenizer, answer: str, answer_format: str) -> list[int]:
 
 
 def sampled_ids(tokenizer, completion: str, ended: bool) -> list[int]:
-    """The ids a sampled completion usually was: those of its text, and, where it ended by itself, end-of-sequence.
+    """The ids a sampled completion usually had: those of its text, and end-of-sequence where it ended by itself.
 
-    A model may also have sampled the text in other pieces, or ended it otherwise; then its sample holds completion_ids.
+    A model may also have sampled the text in other pieces, or ended it otherwise; then the record of the sample holds
+    completion_ids.
     """
     ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id] if ended else ids

@@ -1,1 +1,1 @@
-"""What an answer is worth: from the text of a completion to its reward, its advantage and its loss."""
+"""Grading: from the text of a completion to its verdict, its reward, its advantage and its loss."""

@@ -2,11 +2,11 @@
 
 What the update sees of a reward (areal/trainer/ppo/actor.py, `_compute_advantages`): bias, scale, clip, then
 `reward_norm`, in GRPO the group's mean and standard deviation; every token of the completion gets the result, and
-`adv_norm` may normalise once more, over tokens. Not here, as samples do not hold what it takes: KL in the reward
-(`kl_ctl`), discounting, `overlong_reward_penalty`, `mask_no_eos_with_zero`.
+`adv_norm` may normalise once more, over tokens. Records of samples do not hold enough to repeat KL in the
+reward (`kl_ctl`), discounting, `overlong_reward_penalty` and `mask_no_eos_with_zero`, so these are left out.
 
-What the algorithms' papers say is in algorithms.py, in PyTorch, which takes seconds to import; a regrade must not wait
-for it, and follows whatever keys the run had. tests/grading/test_algorithms.py holds the two together.
+algorithms.py has the algorithms of the papers, in PyTorch, which takes seconds to import; a regrade must not wait for
+PyTorch, and follows whatever keys the run had. tests/grading/test_algorithms.py holds the two files to each other.
 
 advantages([1.0, 0.0, 0.0, 1.0], tokens=[20, 31, 25, 22], actor=config["actor"])
 
@@ -30,7 +30,7 @@ NORM = {  # AReaL's NormConfig (areal/api/cli_args.py)
 
 
 def advantages(rewards: Iterable[float], tokens: Iterable[int], actor: dict) -> np.ndarray:
-    """Advantages (B,) of rewards (B,), before any shuffling. tokens (B,): of the completions.
+    """Advantages (B,) of rewards (B,), before any shuffling. tokens (B,): lengths of the completions.
 
     `actor` is that section of the run's config.yaml; keys it lacks have AReaL's defaults.
     """
@@ -66,7 +66,7 @@ def normalise(x_B: np.ndarray, times_B: np.ndarray, norm: dict) -> np.ndarray:
 
 
 def _parts(level: str | None, group_size: int, count: int) -> list[slice]:
-    """What is normalised together: the whole batch, each group of neighbours, or nothing."""
+    """Slices that are normalised together: the whole batch, each group of neighbours, or nothing."""
     if level == "group":
         return [slice(start, start + group_size) for start in range(0, count, group_size)]
     return [slice(0, count)] if level == "batch" else []

@@ -28,7 +28,7 @@ EPS = 1e-5  # joins every standard deviation (`eps` of AReaL's NormConfig): a gr
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update is made from. Logprobs are of the tokens that were sampled, under four policies.
+    """The input of one update. Logprobs are those of the sampled tokens, under four policies.
 
     A step of several updates (actor.ppo_n_minibatches) takes the advantages over all its completions, then each loss
     over some of them.
@@ -111,7 +111,7 @@ def sequence_ratio(new_BT: Tensor, old_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def staleness_weight(ratio: Tensor, upper: float = 5.0) -> Tensor:
-    """The ratio of prox to behave as a constant weight; what is `upper` times likelier by now is left out.
+    """The ratio of prox to behave as a constant weight; a token that is `upper` times likelier by now is left out.
 
     Decoupled PPO of AReaL, arXiv 2505.24298, section 5.2: samples of an older policy count as if prox had drawn them,
     and the clip still measures from prox. areal.utils.functional.functional.apply_rejection_sampling
@@ -135,7 +135,7 @@ def clip_by_token(batch: Batch, advantages: Tensor, low: float, high: float | No
 
 
 def gate(ratio: Tensor, advantages: Tensor, positive: float = 1.0, negative: float = 1.05) -> Tensor:
-    """SAPO, arXiv 2511.20347: a sigmoid of slope 1 at ratio 1; it bends sooner for what is to become less likely."""
+    """SAPO, arXiv 2511.20347: a sigmoid of slope 1 at ratio 1; it bends sooner where the advantage is negative."""
     temperature = torch.where(advantages > 0, positive, negative)
     return torch.sigmoid(temperature * (ratio - 1)) * 4 / temperature * advantages
 

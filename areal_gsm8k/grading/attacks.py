@@ -1,7 +1,7 @@
 r"""Completions that deserve nothing, and what a reward pays for them: `gsm8k reward attack --reward ...`.
 
-Each attack is what a policy under pressure finds, or what a text can do to a careless grader. None of them states the
-gold as its one final answer, so whatever is paid is paid for nothing. A reward that raises or takes long is told too.
+Each attack is one that a policy under pressure finds, or a text that a careless grader falls for. None of them states
+the gold as its one final answer, so any pay is undeserved. Errors of a reward and its slowest case are reported too.
 """
 
 import time
@@ -26,7 +26,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Paid:
-    """What one attack got: a number, or the error; seconds of wall time."""
+    """The result of one attack: the reward, or the error; seconds of wall time."""
 
     attack: Attack
     reward: float | None
@@ -102,7 +102,7 @@ def attacks() -> Iterator[Attack]:
 
 
 def run(reward: Callable[[Attack], float]) -> Iterator[Paid]:
-    """What `reward` pays for each attack; whatever it raises is told and does not stop the suite."""
+    """The pay of each attack under `reward`; an exception becomes its `error` and does not stop the suite."""
     for attack in attacks():
         began = time.perf_counter()
         paid = error = None

@@ -1,13 +1,12 @@
-"""A user's own reward function, in processes that can be killed: it may raise, hang or crash; none of that is a score.
+"""A user's own reward function, in processes that can be killed: one that raises, hangs or crashes gives no score.
 
 `RewardProcesses("my_module:my_fn", seconds=10, count=2)` is behind `reward.custom` and `gsm8k reward attack`. The
 function has AReaL's signature (areal/api/reward_api.py) and returns a finite number:
 
     def my_fn(prompt, completion, prompt_ids, completion_ids, **row): ...
 
-`python -m areal_gsm8k.grading.custom_reward my_module:my_fn` is such a process: it answers each JSON
-line with one JSON line. multiprocessing is not used: its children import the caller's main module again, which here may
-be AReaL's trainer.
+`python -m areal_gsm8k.grading.custom_reward my_module:my_fn` is such a process: it answers each JSON line with one JSON
+line. multiprocessing is not used: its children import the caller's main module again, and that may be AReaL's trainer.
 """
 
 import contextlib
@@ -49,8 +48,8 @@ class RewardProcesses:
     def score(self, prompt: str, completion: str, prompt_ids, completion_ids, row: dict[str, Any]) -> float:
         """The function's reward of one completion.
 
-        Raises RewardError when it raises, exceeds `seconds`, ends its process or returns no finite number. A process
-        that did not answer is killed with its children, and replaced by the next call.
+        Raises RewardError when the function raises, exceeds `seconds`, ends its process or returns no finite number. A
+        process that did not answer is killed with its children, and the next call starts another.
         """
         process = self._idle.get()
         try:

@@ -6,7 +6,7 @@ from areal_gsm8k.grading.parser import Verdict
 
 
 def explained(verdict: Verdict) -> dict[str, str]:
-    """Label to text, in the order of reading; what the verdict does not hold is left out."""
+    """Label to text, in the order of reading; a field that the verdict lacks is left out."""
     judged = "not decided" if verdict.error else "right" if verdict.lenient else "wrong"
     lines = {
         "verdict": judged + (" (strict)" if verdict.strict else ""),

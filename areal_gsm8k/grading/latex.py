@@ -2,13 +2,13 @@ r"""Exact values of closed arithmetic in a final answer: `\frac{3+4}{2}`, `6 \ti
 
 values.py loads this file when a statement holds an operator. A small recursive-descent reader walks the text, so
 nothing in it is ever run. Rational arithmetic is Fraction's. Only a root that does not come out, or a pi, loads sympy
-(once a process, about a second), which sees numbers, never text, and only multiplies: sums of irrational numbers have
+(once a process, about a second); sympy sees numbers, never text, and only multiplies: sums of irrational numbers have
 no value here, because sympy can take minutes over them. Every bound is checked before the work that it bounds:
 
     python -c "import math_parser; print(math_parser.grade(r'\boxed{\sqrt{12}}', r'2\sqrt{3}'))"
 
-What has two readings has no value: `10-5` alone (a range), `2 (3+4)` (a remark), `4{2}`, `2^2^2`, `50\% \times 8`,
-`5!`; nor has anything with a symbol, a zero below, or an even root of a negative number.
+Text with two readings has no value: `10-5` alone (a range), `2 (3+4)` (a remark), `4{2}`, `2^2^2`, `50\% \times 8`,
+`5!`; nor has text with a symbol, a zero below, or an even root of a negative number.
 """
 
 import math

@@ -3,7 +3,8 @@ r"""Other graders' conventions, re-implemented in a line or two each, to show wh
 gsm8k grade --file samples.jsonl --compare
 gsm8k reward attack --reward strict-hash
 
-Each takes a completion and a reference and says whether it would pay. docs/reward.md has the table of who uses which.
+Each function takes a completion and a reference and says whether that grader would pay. docs/reward.md has the table of
+who uses which.
 """
 
 import re

@@ -1,13 +1,13 @@
 r"""Grade a GSM8K completion: find its final answer, read one exact number from it, compare it with the reference.
 
-It is the whole supervision of the training, so it never guesses in the policy's favour. Plain Python: no eval, no
-signals, linear time, and no text makes it raise. Reward, evaluation and both SFT baselines use it. One verdict:
+This grader is the whole supervision of the training, so it never guesses in the policy's favour. It is plain Python: no
+eval, no signals, linear time, and no text makes it raise. Reward, evaluation and both SFT baselines use it:
 
     gsm8k grade 'So \boxed{1{,}080}' '#### 1,080'
     python -c "import math_parser; print(math_parser.grade(r'So \boxed{1{,}080}', '#### 1,080'))"
 
 The answer is the last final-answer statement after the last `</think>`; without one, the last number of the text.
-Values are exact: numbers.py reads digits, values.py what stands among words, latex.py arithmetic (`6 \times 7`).
+Values are exact: numbers.py reads digits, values.py a number among words, latex.py arithmetic (`6 \times 7`).
 docs/reward.md holds the convention in full; where graders disagree, this one chooses:
 - kinds of marker that disagree: the one that starts last, whatever its kind; but a box counts with all it encloses;
 - a last box or tag without its end is wrong (`\boxed{4` may be on its way to 42); an unclosed `<think>` hides the rest;
@@ -31,7 +31,7 @@ _MAX_SPAN = 4_000  # characters of a statement, or of a box that holds braces
 
 
 class Verdict(NamedTuple):
-    """What `grade` decided, and why. `error` says that it could not decide; it never means "wrong"."""
+    """The decision of `grade`, and why. `error`: why there is no decision, which never means "wrong"."""
 
     lenient: bool  # right by the convention above: what `process_results` pays
     strict: bool  # lenient, and the answer stands in a well-formed marker of the answer format
@@ -54,7 +54,7 @@ def grade(completion: str, reference: str, answer_format: str | None = None) -> 
     """Grade one completion against a number, a statement, or a gold solution that ends in `#### N`.
 
     `answer_format` ("boxed", "tags", "hash"; None: any of them) decides `strict` and `formatted` only.
-    Raises ValueError for another answer format; no completion and no reference raises.
+    Raises ValueError for another answer format; whatever the completion and the reference hold, nothing else is raised.
     """
     if answer_format is not None and answer_format not in ANSWER_FORMATS:
         raise ValueError(f"answer_format: found {answer_format!r}, expected one of {', '.join(ANSWER_FORMATS)} or None")

@@ -1,10 +1,10 @@
-"""What a completion is paid: pure parts, added up by the run's weights. docs/reward.md explains the choice.
+"""The reward of a completion: pure parts, added up by the run's weights. docs/reward.md explains the choice.
 
     reward: {accuracy: 1.0, format: 0.2, overlong: 0.5, overlong_buffer: 128}     in the YAML
 
 `Reward.from_settings(...)` is made once; `parts(sample)` gives every part in use before its weight, `total(parts)` the
-scalar that is trained on, so that both can be logged. Nothing here raises a completion's fault as a wrong answer: a
-reference that cannot be read, or the user's own function failing, is a RewardError.
+scalar that is trained on, so that both can be logged. A failure is never counted as a wrong answer: a reference
+that cannot be read, or a user's function that fails, is a RewardError.
 """
 
 import math
@@ -22,7 +22,7 @@ _THOUGHT = re.compile(r"\s*<think>(.+?)</think>(.+)", re.S)
 
 @dataclass(frozen=True)
 class Sample:
-    """What the parts may look at. `data` is the row (question, answer, ...); ids are token ids."""
+    """The input of the parts. `data` is the row (question, answer, ...); ids are token ids."""
 
     completion: str
     verdict: Verdict
@@ -43,7 +43,7 @@ def accuracy(verdict: Verdict) -> float:
 
 
 def format_followed(verdict: Verdict) -> float:
-    """1 when a well-formed marker of the asked-for format is present, its content right or wrong, else 0.
+    """1 when a well-formed marker of the run's answer format is present, its content right or wrong, else 0.
 
     The format reward of DeepSeek-R1 (arXiv 2501.12948, section 2.2.2), for the format of `answer_format`.
     """

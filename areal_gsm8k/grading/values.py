@@ -1,7 +1,8 @@
 r"""The one number of a final answer, in digits or among words, units and LaTeX: "about \$18 for 9 eggs".
 
-What is no plain number loses its dressing; nothing that the dressing separated is ever joined, and anything beside the
-number that could change it means no value. Arithmetic goes on to latex.py, which is loaded only then.
+A span that is no plain number loses its dressing (units, currency, LaTeX); two numbers that the dressing separated are
+never joined, and a word or sign beside the number that could change it means no value. Arithmetic goes on to latex.py,
+which is loaded only then.
 
     gsm8k grade 'The answer is 18 dollars for 9 eggs.' 18
 """
@@ -123,7 +124,7 @@ def _number(text: str) -> str | None:
 
 
 def _plain(span: str) -> str:
-    """The span without LaTeX dressing; what is dropped leaves a gap, so that no two numbers meet."""
+    """The span without LaTeX dressing; each dropped piece leaves a gap, so that no two numbers meet."""
     span = _DRESSING.sub("  ", span.replace(r",\!", ",").replace("{,}", ","))
     span = _FRAC.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", _POWER.sub(" ", span))
     for symbol, plain in _SYMBOLS:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, sample records, checkpoints, recovery points and environment."""
+"""The files of a run: its folder, sample records, checkpoints, recovery points and environment."""

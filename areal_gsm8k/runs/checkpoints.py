@@ -1,8 +1,8 @@
-"""Model folders in Hugging Face format: there whole or not at all, and loadable by old versions of transformers.
+"""Model folders in Hugging Face format: complete or absent, and loadable by old versions of transformers.
 
 partial = checkpoints.partial(folder)
 model.save_pretrained(partial); tokenizer.save_pretrained(partial)
-checkpoints.note_version(partial, 120)  # GRPO: so that a sample's model can be found (replay/kept_models.py)
+checkpoints.note_version(partial, 120)  # GRPO: a replay finds the model of a sample by it (replay/kept_models.py)
 checkpoints.finish(partial, folder)
 """
 
@@ -39,7 +39,7 @@ def finish(unfinished: Path, folder: Path) -> Path:
 
 
 def note_version(folder: Path, version: int) -> None:
-    """Note which policy version the folder's model is: how many updates made it."""
+    """Write down the policy version of the folder's model: how many updates made it."""
     (folder / VERSION).write_text(json.dumps({"policy_version": version}) + "\n", encoding="utf-8")
 
 

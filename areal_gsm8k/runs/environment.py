@@ -1,4 +1,4 @@
-"""What a run ran on: Python, machine, GPUs, package versions, commit. Written at each launch, shown by `gsm8k report`.
+"""The environment of a run: Python, machine, GPUs, packages, commit. Each launch writes it; the report shows it.
 
 environment.record(run)     # <run>/environment.json
 """
@@ -19,7 +19,7 @@ from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
 
 PACKAGES = ("areal", "torch", "transformers", "tokenizers", "datasets", "numpy", "sglang", "vllm")
-SECONDS = 10  # that a program asked here may take
+SECONDS = 10  # that git and the like may take to answer
 
 
 def record(run: Run) -> None:
@@ -31,7 +31,7 @@ def describe() -> dict:
     """python, platform, cpu, cpu_count, memory_gib, gpus, packages, git_commit and git_changed.
 
     cpu_count: those this process may use. gpus: one line each, name and memory. git_*: of the project's own repository;
-    null where it is installed without one. Nothing here raises: what cannot be found out is null.
+    null where it is installed without one. Nothing here raises: a fact that cannot be found out is null.
     """
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {

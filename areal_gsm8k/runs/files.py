@@ -1,5 +1,4 @@
-"""Files that a crash cannot spoil: whole ones replaced in one step, JSON lines appended whole and read without a torn
-end.
+"""Files that a crash cannot spoil: a file is replaced in one step, and a torn last line of JSON lines is not read.
 
 write_atomically(run.config, text)
 append_lines(run.metrics, [row])

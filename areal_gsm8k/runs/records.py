@@ -1,8 +1,8 @@
-"""Sample records: what every completion was and got, kept beside the tensors AReaL trains on.
+"""Sample records: each completion with its verdict and reward, beside the tensors AReaL trains on.
 
 A workflow runs in several processes and cannot know which step will consume its sample. So each process appends its
 records to a shard of its own, and the sample carries an integer id through AReaL; after advantages are computed the
-trainer collects the shards and joins by id (training/trainer.py).
+trainer collects the shards and joins them by id (training/step_recorder.py).
 """
 
 import os
@@ -19,7 +19,7 @@ RATES = {"accuracy": "lenient", "accuracy_strict": "strict", "format_rate": "for
 
 
 def sampling_seed(run_seed: int, sample_id: int) -> int:
-    """The seed that a sample is drawn by: a function of the run's seed and the sample's id alone."""
+    """The seed of a sample's draw: a function of the run's seed and the sample's id alone."""
     return (run_seed << 32) + sample_id & LARGEST_SEED
 
 
@@ -28,8 +28,8 @@ class RecordWriter:
 
     def __init__(self, folder: Path | str):
         self._shard = Path(folder) / f"{os.getpid()}_{secrets.token_hex(4)}.jsonl"
-        # For samples outside the data order (evaluations): 31 random bits for the process, 32 for its samples. Unique
-        # over processes, fits int64, and beyond the ids of training samples, which count from 0.
+        # Ids of samples outside the data order (evaluations): 31 random bits for the process, 32 for its samples. The
+        # ids are unique over processes, fit int64, and lie beyond those of training samples, which count from 0.
         self._next_id = (1 + secrets.randbelow(2**31 - 1)) << 32
         self._lock = threading.Lock()
 

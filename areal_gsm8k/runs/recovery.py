@@ -1,10 +1,10 @@
-"""Recovery checkpoints on disk, and a run's files set back to one of them: what `./run train --resume RUN` starts from.
+"""Recovery points on disk, and how a run's files are set back to one: `./run train --resume RUN` starts from them.
 
     <run>/recovery/step_NNNNN/     model and optimiser as AReaL's engine saves them, and state.json
 
-Each is written under a temporary name, synced and renamed; the two newest are kept. state.json lists every file with
-its size, so that a half-written checkpoint is seen and the one before it is used. The side that fills them is
-training/recovery_points.py; sft/loop.py keeps its own the same way, with one training.pt in each.
+Each point is written under a temporary name, synced and renamed; the two newest stay. state.json lists every file with
+its size, so that a half-written point is noticed and the one before it is used. training/recovery_points.py fills them
+for GRPO; sft/loop.py writes points of the same form, with one training.pt in each.
 """
 
 import json
@@ -24,7 +24,7 @@ STATE = "state.json"
 class Ledger:
     """Which positions of the run's data order are done: consumed by a step, or rejected.
 
-    Rollouts run ahead and finish out of order, so this is a first open position and the few done ones beyond it.
+    Rollouts run ahead and finish out of order, so a ledger is the first open position and the few done ones beyond it.
     """
 
     def __init__(self, first_open: int = 0, beyond: Iterable[int] = ()):
@@ -45,7 +45,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class RecoveryPoint:
-    """A complete recovery checkpoint: after `step` steps, with what was saved beside the tensors."""
+    """A complete recovery point: after `step` steps, with the state that was saved beside the tensors."""
 
     step: int
     folder: Path
@@ -53,7 +53,7 @@ class RecoveryPoint:
 
 
 def finish(unfinished: Path, folder: Path, state: dict) -> None:
-    """Complete a written checkpoint: add state.json, sync, put it in its place, remove all but the newest two."""
+    """Complete a written point: add state.json, sync, put it in its place, remove all but the newest two."""
     files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
     (unfinished / STATE).write_text(json.dumps(state | {"files": files}, indent=1), encoding="utf-8")
     checkpoints.finish(unfinished, folder)
@@ -62,7 +62,7 @@ def finish(unfinished: Path, folder: Path, state: dict) -> None:
 
 
 def newest(run: Run) -> tuple[RecoveryPoint | None, list[str]]:
-    """The newest complete recovery checkpoint, and a note on every half-written one that is passed over."""
+    """The newest complete recovery point, and a note on every half-written one that is passed over."""
     notes = [f"{half}: unfinished, ignored." for half in sorted(run.recovery.glob(".step_*.partial"))]
     for folder in sorted(run.recovery.glob("step_*"), key=step_of, reverse=True):
         try:
@@ -78,10 +78,10 @@ def newest(run: Run) -> tuple[RecoveryPoint | None, list[str]]:
 
 
 def rewind(run: Run, step: int) -> int:
-    """Take out of the run's files what steps after `step` wrote; they are done again. Returns how many there were.
+    """Take the rows of steps after `step` out of the run's files; those steps are done again. Returns their number.
 
-    -1 takes out everything, the first evaluation too. Sample records that no step has consumed go as well: their
-    prompts come again; and what AReaL left there, its names and the weights it was sending. Doing it twice changes
+    `step` -1 takes out everything, the first evaluation too. Sample records that no step has consumed go as well, for
+    their prompts come again; so do the names and the weights on their way that AReaL left there. A second call changes
     nothing.
     """
     rows = run.read_metrics()

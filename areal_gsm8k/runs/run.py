@@ -3,19 +3,19 @@
     runs/<experiment>/<trial>/
         config.yaml          the resolved configuration
         metrics.jsonl        one object a step
-        samples/             step_NNNNN.jsonl: what that step consumed; rejected.jsonl: what no step did
+        samples/             step_NNNNN.jsonl: the samples of that step; rejected.jsonl: those that no step consumed
         evaluations/         step_NNNNN.jsonl: every graded dev completion of that evaluation
-        preflight.json       what the start model did on training prompts (preflight.jsonl: the completions)
-        summary.json         accuracy before and after, and what made it
+        preflight.json       rates of the start model on training prompts (preflight.jsonl: the completions)
+        summary.json         accuracy before and after, with model, data and command
         plots/ checkpoints/ logs/
-        recovery/            the two newest recovery checkpoints (runs/recovery.py)
+        recovery/            the two newest recovery points (runs/recovery.py)
         areal/               AReaL's own tree
-        status.json          phase and process id, for whoever watches
-        launches.jsonl       one object a start or resume: command, time, step it began from, steps it is to have
-        environment.json     what the newest launch ran on: packages, machine, commit
-        report.html          what `gsm8k report` made of all this
+        status.json          phase and process id, for `gsm8k watch` and the launcher
+        launches.jsonl       one object a start or resume: command, time, step it goes on from, planned steps
+        environment.json     packages, machine and commit of the newest launch
+        report.html          the page that `gsm8k report` made
 
-How each is written so that a crash costs nothing: runs/files.py.
+runs/files.py writes each of them so that a crash costs nothing.
 """
 
 import json
@@ -28,9 +28,9 @@ from areal_gsm8k.runs.files import append_lines, read_lines, write_atomically
 
 FINISHED = "finished"  # the last phase of a run that ended well
 IN_A_STEP = ("rollout", "training", "evaluating", "saving a recovery point")  # phases of the trainer's loop
-REFUSED = "refused"  # one that the preflight did not let start
-STOPPED = "stopped"  # one that was asked to stop, and saved
-COLLAPSED = "collapsed"  # and of one that `collapse.stop` ended, saved as well
+REFUSED = "refused"  # the last phase of a run that the preflight did not let start
+STOPPED = "stopped"  # of a run that the user stopped, after it saved
+COLLAPSED = "collapsed"  # of a run that `collapse.stop` ended, after it saved
 ENDED = (FINISHED, REFUSED, STOPPED, COLLAPSED)
 
 
@@ -39,7 +39,7 @@ class RunError(RuntimeError):
 
 
 class Launcher(NamedTuple):
-    """The process of a `./run train`, by its number."""
+    """The process of a `./run train`: its number, and whether it lives."""
 
     pid: int
     alive: bool
@@ -65,14 +65,14 @@ class Run:
         self.report = self.root / "report.html"
         self.stop_request = self.root / ".stop"  # there when the trainer is to stop after the step at hand
         self.lock = self.root / ".lock"  # locked, and names the process, while a launcher holds the run
-        self.restarts = self.logs / "restarts.jsonl"  # one object a rollout server that died and was restarted
+        self.restarts = self.logs / "restarts.jsonl"  # one object for each restart of a rollout server that died
         self.areal = self.root / "areal"
         self.records = self.areal / "records"  # per-process shards of sample records, joined by the trainer
         self._served_weights = self.areal / "served_weights"
 
     @classmethod
     def create(cls, root: Path | str) -> "Run":
-        """Make a fresh run directory and claim it. Raises RunError when one with content is there already."""
+        """Make a fresh run directory and claim it. Raises RunError when the folder exists and is not empty."""
         run = cls(root)
         if run.root.exists() and any(run.root.iterdir()):
             if run.lock.exists():
@@ -104,7 +104,7 @@ class Run:
         self._lock.flush()
 
     def launcher(self) -> "Launcher | None":
-        """The process that holds the run, or was the last to; None before the first. Looked for on this machine."""
+        """The process that holds the run, or held it last, looked up on this machine; None before the first."""
         import psutil
 
         if not self.lock.exists() or not (pid := self.lock.read_text().strip()):
@@ -113,7 +113,7 @@ class Run:
             started = psutil.Process(int(pid)).create_time()
         except psutil.Error:
             return Launcher(int(pid), alive=False)
-        return Launcher(int(pid), alive=started < self.lock.stat().st_mtime + 1)  # else its number was given anew
+        return Launcher(int(pid), alive=started < self.lock.stat().st_mtime + 1)  # else another process has the number
 
     def samples(self, step: int) -> Path:
         return self.root / "samples" / f"step_{step:05d}.jsonl"

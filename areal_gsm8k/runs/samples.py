@@ -1,4 +1,4 @@
-"""The samples of a run: what each step consumed, what no step did, and what its dev evaluations asked.
+"""The samples of a run: those that a step consumed, those that no step did, and those of its dev evaluations.
 
 run = samples.open_run("runs/tiny-grpo/demo")
 rows = samples.select(samples.read(run, samples.steps(run)[-1]), wrong=True)
@@ -13,7 +13,7 @@ from areal_gsm8k.data.prompts import sampled_ids
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run, RunError, nearby
 
-CONSUMED = {  # what every sample of a step holds, among other things
+CONSUMED = {  # fields that every sample of a step has, and their types; it has more
     "id": int, "group": str, "question": str, "reference": str, "completion": str, "prompt_tokens": int,
     "completion_tokens": int, "truncated": bool, "versions": list, "reward": (int, float), "advantage": (int, float),
 }  # fmt: skip
@@ -61,7 +61,7 @@ def read(run: Run, step: int) -> list[dict]:
 
     Each holds id, row, position, question, reference, completion, prompt_tokens, completion_tokens, truncated,
     versions, extracted, rule, lenient, strict, formatted, parts, reward, group, advantage (mean over its tokens), and
-    completion_ids where the text does not give them back.
+    completion_ids where the text alone does not lead back to them.
     """
     rows = _at_step(run.samples(step), steps(run), f"{run.root}: no samples of step {step}")
     for number, row in enumerate(rows, 1):
@@ -77,7 +77,7 @@ def read_evaluation(run: Run, step: int) -> list[dict]:
 
 
 def read_rejected(run: Run) -> list[dict]:
-    """What no step consumed: each with the `step` it was meant for and why it was `rejected`. Raises SamplesError."""
+    """Samples that no step consumed, each with its intended `step` and why it was `rejected`. Raises SamplesError."""
     return _lines(run.rejected)
 
 
@@ -94,7 +94,7 @@ def find(run: Run, sample: int, step: int | None = None) -> tuple[int, dict]:
 
 
 def token_ids(row: dict, tokenizer) -> list[int] | None:
-    """The ids of a sample's completion; None when its record, an old one, holds none and its text gives others back."""
+    """The ids of a sample's completion; None when an old record holds none and its text gives other ids."""
     if "completion_ids" in row:
         return row["completion_ids"]
     ids = sampled_ids(tokenizer, row["completion"], ended=not row["truncated"])
@@ -109,7 +109,7 @@ def select(
     error: bool = False,
     text: str | None = None,
 ) -> list[dict]:
-    """The rows for which everything asked for holds.
+    """The rows for which every given condition holds.
 
     `right` and `wrong` are the lenient verdict, `error` means without a verdict, `text` stands in the question, the
     completion or the reference, whatever its case.
