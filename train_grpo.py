@@ -4,7 +4,7 @@
     python train_grpo.py --config configs/cpu.yaml total_train_steps=20
     python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path=Qwen/Qwen2.5-1.5B-Instruct
 
-All three compose the configuration and start the processes of a run (launch/train.py); `main` is what each trainer
+All three compose the configuration and start the processes of a run (areal_gsm8k/launch/train.py); `main` is what each trainer
 process among them does. One of its steps, GRPO as in the paper, with the functions and the shapes of
 areal_gsm8k/grading/algorithms.py, and behind each line the place that does it in a run:
 

@@ -4,7 +4,7 @@
     python train_hf_trainer.py ... --resume            the same command again, after an interruption of any kind
 
 The flags and files are those of train_local_simple.py, and so are the losses, step by step: each of the two checks the
-other. What Trainer is told is in sft/hf.py. Imports neither AReaL nor SGLang; runs on Linux, macOS and
+other. areal_gsm8k/sft/hf.py sets Trainer up. This program imports neither AReaL nor SGLang and runs on Linux, macOS and
 Windows.
 """
 

@@ -1,4 +1,4 @@
-"""A model one talks to: its name in the conversation, and the engine that speaks for it."""
+"""One model of a chat: its name in the conversation, and the engine that speaks for it."""
 
 from __future__ import annotations
 

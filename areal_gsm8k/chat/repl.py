@@ -21,7 +21,7 @@ HOW_TO_LEAVE = "Ctrl-D or /quit leaves."
 
 
 def read_lines(session: Session, lines: Iterable[str]) -> None:
-    """Handle each line that is not blank, until the end or /quit; it is shown above what came of it."""
+    """Handle each line that is not blank, until the end or /quit; the line is shown above its reply."""
     for line in (line.rstrip("\r\n") for line in lines):
         if line.strip():
             session.view.say(f"> {line}")
@@ -30,7 +30,7 @@ def read_lines(session: Session, lines: Iterable[str]) -> None:
 
 
 def prompted(session: Session, history: History) -> None:
-    """Handle what is typed until Ctrl-D or /quit. Enter sends; Alt-Enter, or Esc and then Enter, begins a new line."""
+    """Handle typed lines until Ctrl-D or /quit. Enter sends; Alt-Enter, or Esc and then Enter, begins a new line."""
     prompt = PromptSession(
         "> ",
         multiline=True,
@@ -93,7 +93,7 @@ class CommandCompleter(Completer):
 
 
 def history() -> History:
-    """That of earlier conversations, in the user's state folder; where that cannot be written, of this one alone."""
+    """The lines of earlier chats, in the user's state folder; where that cannot be written, of this chat alone."""
     if sys.platform == "win32":
         state = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:

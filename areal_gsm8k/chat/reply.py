@@ -11,13 +11,13 @@ from areal_gsm8k.grading import parser
 
 @dataclass
 class Reply:
-    """Written to while it comes, by the session, and read by the view at any time."""
+    """The session writes it while it comes, and the view reads it at any time."""
 
     name: str  # the model's
     text: str = ""
     tokens: int = 0
     truncated: bool = False
-    error: str | None = None  # why there is no more of it; its first line is for the column
+    error: str | None = None  # why the reply ends here; the first line is for the column
     state: str = "waiting"  # then writing; at the end complete, failed or stopped
     seconds: float = 0.0
     verdict: parser.Verdict | None = None

@@ -1,4 +1,4 @@
-"""The rows that /q asks: read when the first of them is wanted, and the test split only on the record."""
+"""The rows that /q asks: read at the first /q; the seal logs it when they are test rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from areal_gsm8k.evaluation.items import Items
 
 
 def reader(source: str, split: str, seed: int, models: str, note: Callable[[str], None]) -> Callable[[], Items]:
-    """What reads them: the rows of `gsm8k eval`, in its order. seed: of generated problems. Raises DataError."""
+    """A function that reads the rows of `gsm8k eval`, in its order. seed: of generated problems. Raises DataError."""
 
     def read() -> Items:
         found = items.load(source, split, seed=seed)

@@ -1,4 +1,4 @@
-"""A conversation: what is asked, of whom, and how. It knows neither the keyboard nor the screen.
+"""A conversation: the questions, the models and the settings. A session knows neither the keyboard nor the screen.
 
 Every question stands alone, as in training: GSM8K's prompts have a single turn, so no reply is part of a later prompt.
 """
@@ -28,10 +28,10 @@ class View(Protocol):
     """Where a session shows things; chat/view.py is the terminal's."""
 
     def say(self, text: str) -> None:
-        """Show what was asked for."""
+        """Show the answer to a command, or a question."""
 
     def note(self, text: str) -> None:
-        """Show what goes on; not wanted in a file of replies."""
+        """Show progress, which has no place in a file of replies."""
 
     def error(self, text: str) -> None: ...
 
@@ -55,7 +55,7 @@ class Session:
         grade: bool = False,
         seed: int | None = None,
     ):
-        """load_items: the rows that /q asks, read when the first is wanted. logs: a folder for the servers' logs."""
+        """load_items: reads the rows of /q, at the first /q. logs: a folder for the servers' logs."""
         self.chat_models, self.settings, self.view = chat_models, settings, view
         self.load_items, self.logs = load_items, logs
         self.grade, self.seed, self.raw = grade, seed, False
@@ -66,7 +66,7 @@ class Session:
         self.failed = False
 
     def open(self) -> None:
-        """Open every model's engine, one after the other; one that fails is said to, and stays without."""
+        """Open every model's engine, one after the other; a failure is shown, and that model stays without."""
         self.kind = engines.choose(self.settings)
         engines.check_installed(self.kind, self.settings)
         for chat_model in self.chat_models:  # all before the first opens: two engines may not fit into memory
@@ -82,8 +82,8 @@ class Session:
             chat_model.close()
 
     def handle(self, line: str) -> bool:
-        """Answer a question or obey a command; False when it was /quit. Raises KeyboardInterrupt after showing what
-        was had until then."""
+        """Answer a question or obey a command; False when it was /quit. Raises KeyboardInterrupt, after the replies so
+        far are shown."""
         try:
             if not line.startswith("/"):
                 self.ask(line if self.raw else line.strip())

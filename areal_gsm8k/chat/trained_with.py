@@ -1,4 +1,4 @@
-"""How a run of ours was asked in training, so that `gsm8k chat RUN` asks the same without options.
+"""The prompt settings a run was trained with, so that `gsm8k chat RUN` prompts the same way without options.
 
 asked_in_training(find("runs/tiny-grpo/20261121_101500")).answer_format
 """
@@ -21,7 +21,7 @@ class TrainingPrompt:
     system_prompt: str | None = None
     max_new_tokens: int = 512
     data: str = "openai/gsm8k"
-    data_seed: int = 0  # of generated rows: with the run's, /q shows the rows of its evaluations
+    data_seed: int = 0  # of generated rows; with the run's own seed /q shows the rows of its evaluations
 
 
 def asked_in_training(model: Model) -> TrainingPrompt | None:

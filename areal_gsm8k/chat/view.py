@@ -1,6 +1,7 @@
 """Replies on the screen: side by side in a wide terminal, one under the other in a narrow one and without a terminal.
 
-While they grow only the last lines that fit are drawn, so the picture never scrolls; complete, they are printed whole.
+While replies grow only the last lines that fit are drawn, so the picture never scrolls; complete replies are printed
+whole.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Tail:
 
 
 class TerminalView:
-    """console: for replies and what was asked for; notes: for all else, which a script does not want among them."""
+    """console: for replies and answers to commands; notes: for all else, which has no place in a script's output."""
 
     def __init__(self, console: Console, notes: Console):
         self.console, self.notes = console, notes
@@ -92,7 +93,7 @@ class TerminalView:
         return table
 
     def _stack(self, replies: list[Reply]) -> Group:
-        """While they grow, in equal parts of the screen."""
+        """Growing replies, in equal parts of the screen."""
         lines = max(1, (self.console.height - 1) // len(replies) - STACK_LINES)
         parts = []
         for reply in replies:

@@ -3,8 +3,8 @@
     settings = EvaluationSettings(answer_format="hash")
     card = evaluate("runs/tiny-grpo/1", items.load("generated", "dev", n=100), settings, folder)
 
-Behind `gsm8k eval` and `gsm8k generate`, and used in-process by the comparison of models. Imports neither AReaL nor
-SGLang, and nothing heavy before something is generated.
+`gsm8k eval` and `gsm8k generate` use this room, `gsm8k chat` its engines. It imports neither AReaL nor SGLang, and
+nothing heavy before something is generated.
 """
 
 from areal_gsm8k.evaluation.card import Card

@@ -19,7 +19,7 @@ from areal_gsm8k.statistics import bootstrap_mean, mean_at_k, pass_at_k, wilson_
 class Card:
     """Shares are between 0 and 1; times are seconds; intervals are 95 %. None: not graded, or nothing to count."""
 
-    # what was asked
+    # the model, the items and the prompts
     model: str  # as named
     checkpoint: str | None  # which one, when the model is a run directory
     model_checksum: str  # sha256 of its configuration and weights
@@ -36,18 +36,18 @@ class Card:
     temperature: float
     max_new_tokens: int
     seed: int
-    # what answered
+    # the engine and the grader
     engine: str
     software: dict[str, str]
-    served_model: str | None  # what a server at a URL says it serves
+    served_model: str | None  # the name that a server at a URL gives its model
     grader_version: str | None
     command: str
     time: str  # when it was finished
     wall_seconds: float  # of generating and grading, interruptions and loading left out
     tokens_per_second: float | None  # completion tokens over wall_seconds
-    # what came out
-    completions: int  # had; errors in generating are not
-    errors: int  # completions that could not be had or graded; they count in n, as not right
+    # the results
+    completions: int  # completions that came, without those that failed while generating
+    errors: int  # completions that failed or could not be graded; they count in n, as not right
     error_reasons: dict[str, int]
     accuracy: float | None  # lenient: right by the grading convention
     accuracy_strict: float | None  # right and in a well-formed marker of the answer format

@@ -28,7 +28,7 @@ LONGEST_EVENT = 1 << 24  # bytes of one event of a stream, each of which holds t
 
 
 class Client:
-    """A server and how to ask it. check: raises ChildDied when the server is a child of ours that has died."""
+    """A server and its dialect. check: raises ChildDied when the server is a child of ours that has died."""
 
     def __init__(
         self, kind: str, url: str, model: Model, settings: EvaluationSettings, check: Callable[[], None] = lambda: None
@@ -43,14 +43,14 @@ class Client:
         self.joined = _joined_vllm if kind == "vllm" else _joined_sglang
 
     def answer(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
-        """In the order given, `batch_size` at a time."""
+        """Answer the requests in the order given, `batch_size` at a time."""
         try:
             asyncio.run(self._answer_all(requests, deliver))
         except ExceptionGroup as group:  # of the workers; one reason ended them all
             raise group.exceptions[0] from None
 
     async def _answer_all(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
-        """As many workers as requests may be under way, all taking from one list."""
+        """Run as many workers as requests may be under way; all take from one list."""
         left = iter(requests)
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         connector = aiohttp.TCPConnector(limit=0)
@@ -118,7 +118,7 @@ class Client:
             return Answer(error=_named(failure))
 
     def _sampling(self) -> dict:
-        """What both dialects call alike; what is neutral is said, because servers have defaults of their own."""
+        """The keys of both dialects; neutral values are sent too, because servers have defaults of their own."""
         neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
         return neutral | {"temperature": self.settings.temperature, "stop_token_ids": self.stop_ids}
 
@@ -126,7 +126,7 @@ class Client:
 
     def _sglang(self, request: CompletionRequest) -> dict:
         sampling = {"max_new_tokens": request.max_new_tokens, **self._sampling()}
-        if self.kind == "embedded":  # SGLang heeds it in its deterministic mode only, old versions refuse it
+        if self.kind == "embedded":  # SGLang heeds a seed in its deterministic mode only, and old versions refuse one
             sampling["sampling_seed"] = request.seed
         return {"input_ids": request.prompt_ids, "sampling_params": sampling}
 

@@ -1,7 +1,7 @@
-"""completions.jsonl of one evaluation: appended as completions come, and gone on with after an interruption.
+"""completions.jsonl of one evaluation: it grows as completions come, and a later call goes on from it.
 
-Beside it lies settings.json: everything the completions depend on. A folder holds the completions of one such set only;
-another set in the same folder is an error that names the difference.
+settings.json beside it has everything the completions depend on. A folder holds the completions of one such set of
+settings only; another set in the same folder is an error that names the difference.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from areal_gsm8k.runs.files import append_lines, read_lines, to_lines, write_ato
 
 
 class Completions:
-    """The completions of one folder. rows: by (row id, sample index); one that could not be had is asked again."""
+    """The completions of one folder. rows: by (row id, sample index); a failed one is asked again."""
 
     def __init__(self, folder: Path, settings: dict):
-        """Open a new folder, or an interrupted evaluation's. Raises EvaluationError when it is of other settings."""
+        """Open a new folder, or an interrupted evaluation's. Raises EvaluationError when its settings are others."""
         self.file = folder / "completions.jsonl"
         noted = folder / "settings.json"
         settings = json.loads(json.dumps(settings))
@@ -31,7 +31,7 @@ class Completions:
         else:
             write_atomically(noted, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         had = [line for line in read_lines(self.file)[0] if line["completion"] is not None]
-        write_atomically(self.file, to_lines(had))  # without a line torn by a kill, and without what is asked again
+        write_atomically(self.file, to_lines(had))  # without a line torn by a kill, and without rows to be asked again
         self.seconds = max((line["seconds"] for line in had), default=0.0)
         self.tokens = sum(line["completion_tokens"] for line in had)
         self.rows = {(line["row"], line["sample"]): line for line in had}
@@ -45,7 +45,7 @@ class Completions:
         self.rows |= {(row["row"], row["sample"]): row for row in rows}
 
     def sync(self) -> None:
-        """Force what was appended to the disk."""
+        """Force the appended rows to the disk."""
         with self.file.open("ab") as out:
             os.fsync(out.fileno())
 

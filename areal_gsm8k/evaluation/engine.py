@@ -1,4 +1,4 @@
-"""What turns prompts into completions: the interface that every engine has. The choice among them: engines.py."""
+"""The interface of an engine, which turns prompts into completions; engines.py has the choice among them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from areal_gsm8k.evaluation.settings import EvaluationSettings
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One completion to be had. prompt_ids: token ids. seed: of its sampling, where the engine can use it."""
+    """One completion to generate. prompt_ids: token ids. seed: of its sampling, where the engine can use it."""
 
     row: int  # index into the items
     sample: int  # 0 to k - 1
@@ -22,7 +22,7 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request: text and its tokens (the end-of-sequence one included), or the reason why not."""
+    """The result of a request: text and its tokens (end-of-sequence included), or the reason why there is none."""
 
     text: str | None = None
     tokens: int = 0
@@ -39,11 +39,11 @@ class CompletionEngine(Protocol):
     def answer(self, requests: list[CompletionRequest], deliver: Deliver) -> None:
         """Answer every request, delivering answers as they come, in any order.
 
-        Raises EvaluationError or ChildDied when it cannot go on; what was delivered stays.
+        Raises EvaluationError or ChildDied when it cannot go on; the delivered answers stay.
         """
 
     async def stream(self, request: CompletionRequest, tell: Callable[[str], None]) -> Answer:
         """Answer one request and tell the whole text so far, from any thread, whenever there is more of it.
 
-        Cancelled, it makes the model stop. Raises ChildDied when a server that was started here has died.
+        A cancelled call makes the model stop. Raises ChildDied when a server that was started here has died.
         """

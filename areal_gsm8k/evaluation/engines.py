@@ -53,14 +53,14 @@ def opened(kind: str, model: Model, settings: EvaluationSettings, log: Path) -> 
 
 
 def served_model(settings: EvaluationSettings) -> str:
-    """What the server at the settings' URL says it serves. Raises EvaluationError when nothing answers."""
+    """The model that the server at the settings' URL says it serves. Raises EvaluationError when nothing answers."""
     from areal_gsm8k.evaluation import client
 
     return client.served_model(settings.url)
 
 
 def software(kind: str, settings: EvaluationSettings) -> dict[str, str]:
-    """Versions of what generates, for the card; a server at a URL is named by that alone."""
+    """Versions of the generating software, for the card; for a server at a URL the address alone."""
     if settings.url:
         return {"url": settings.url}
     from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""One model on one set of items: ask what is not had yet, grade, keep every completion, write the card.
+"""One model on one set of items: generate the missing completions, grade and record each, write the card.
 
 settings = EvaluationSettings(answer_format="hash")
 evaluate("runs/tiny-grpo/1", items.load("generated", "dev"), settings, "runs/evaluations/x")
@@ -51,11 +51,11 @@ def evaluate(
     on_progress: Callable[[Progress], None] | None = None,
     command: str | None = None,
 ) -> Card:
-    """Evaluate a run directory, model folder or hub id; or go on with what an interrupted call left in `folder`.
+    """Evaluate a run directory, model folder or hub id; or go on with an interrupted evaluation in `folder`.
 
     Writes settings.json, completions.jsonl and evaluation.json there (generation.json when not graded). test_log: where
     an opening of the test split is noted; needed for items of that split. Raises EvaluationError, or ChildDied when a
-    server that was started here dies; completions had until then are kept, and the same call goes on from them.
+    server that was started here dies; the completions so far stay in the folder, and the same call goes on from them.
     """
     evaluation = Evaluation(find(str(model)), items, settings, graded)
     return evaluation.run(Path(folder), test_log, on_progress, command or shlex.join(sys.argv))
@@ -75,13 +75,13 @@ class Evaluation:
 
     @cached_property
     def prompts(self) -> list[list[int]]:
-        """Token ids of every item's prompt: those of training."""
+        """Token ids of every item's prompt, made as in training."""
         form, system = self.settings.answer_format, self.settings.system_prompt
         return [prompts.prompt_ids(self.model.tokenizer, row["question"], form, system) for row in self.items.rows]
 
     @cached_property
     def identity(self) -> dict:
-        """Everything the completions and verdicts depend on; what has to agree for a folder to be gone on with."""
+        """Everything the completions and verdicts depend on; it must agree before an evaluation goes on in a folder."""
         settings = asdict(self.settings)
         for irrelevant in ("engine", "url", "batch_size"):
             del settings[irrelevant]
@@ -100,7 +100,7 @@ class Evaluation:
 
     @property
     def folder_name(self) -> str:
-        """A name for the output folder that is another one when any of the settings is."""
+        """A name for the output folder; other settings give another name."""
         return f"{self.model.slug}-{_hash(self.identity)[:8]}"
 
     def run(
@@ -136,7 +136,7 @@ class Evaluation:
         return card
 
     def _generate(self, store: Completions, log: Path, on_progress: Callable[[Progress], None] | None) -> None:
-        """Have every completion that the store lacks."""
+        """Generate every completion that the store lacks."""
         requests, impossible = self._requests(store.rows.keys())
         started = time.monotonic() - store.seconds
 
@@ -158,7 +158,7 @@ class Evaluation:
     def _requests(
         self, had: Container[tuple[str, int]]
     ) -> tuple[list[CompletionRequest], list[tuple[CompletionRequest, Answer]]]:
-        """What is to be asked, and what cannot be: prompts that leave no room in the model's context."""
+        """The requests to send, and the answers of those that cannot be sent: prompts that fill the model's context."""
         requests, impossible = [], []
         for index, (row, ids) in enumerate(zip(self.items.rows, self.prompts, strict=True)):
             room = self.model.room(len(ids), self.settings.max_new_tokens)

@@ -1,4 +1,4 @@
-"""The rows an evaluation asks: which file, which split, how many, and checksums that say so on the card.
+"""The rows of an evaluation: file, split and number, with checksums for the card.
 
 items.load("openai/gsm8k", "test", subset="first500")
 """
@@ -21,7 +21,7 @@ class Items:
     split: str
     subset: str | None
     checksum: str  # of the rows, data.checksum
-    split_checksum: str  # of the whole split they were taken from; the log of test openings counts by it
+    split_checksum: str  # of the whole split; the log of the test split counts openings by it
 
 
 def load(

@@ -1,4 +1,4 @@
-"""What is evaluated: a name as typed becomes one model folder, its tokenizer, its context length and its checksum.
+"""The model of an evaluation: from a name as typed to a folder, a tokenizer, a context length and a checksum.
 
 find("runs/tiny-grpo/1")                 # a run of ours: checkpoints/best, else checkpoints/last
 find("Qwen/Qwen2.5-0.5B-Instruct")       # the hub, or its copy in the local cache
@@ -63,7 +63,7 @@ class Model:
         return next((text[key] for key in CONTEXT_KEYS if text.get(key)), None)
 
     def room(self, prompt_tokens: int, wanted: int) -> int:
-        """Tokens a completion may have behind such a prompt, `wanted` at most; below 1 when there is no room."""
+        """Tokens a completion may have behind such a prompt, at most `wanted`; below 1 when there is no room."""
         context = self.context_length
         return min(wanted, context - CONTEXT_LEFT_FREE - prompt_tokens) if context else wanted
 
@@ -79,7 +79,7 @@ class Model:
 
     @cached_property
     def checksum(self) -> str:
-        """sha256 over config.json and the weight files, so that a checkpoint that changed is another model."""
+        """sha256 over config.json and the weight files, so that a changed checkpoint is another model."""
         digest = hashlib.sha256()
         for file in [self.folder / "config.json", *self.weight_files]:
             with file.open("rb") as content:

@@ -12,9 +12,9 @@ from areal_gsm8k.machine.network import free_port
 from areal_gsm8k.paths import IMPORTABLE
 from areal_gsm8k.serve.process import ServerProcess
 
-START_SECONDS = 1800.0  # a large model is read, and CUDA graphs are captured
+START_SECONDS = 1800.0  # in which a large model is read and CUDA graphs are captured
 MODULES = {"sglang": "sglang.launch_server", "vllm": "vllm.entrypoints.openai.api_server"}
-# vLLM would otherwise lay the model's own generation_config.json under every request.
+# Without this vLLM would take missing values of a request from the model's own generation_config.json.
 OPTIONS = {"sglang": ["--model-path"], "vllm": ["--generation-config", "vllm", "--model"]}
 WATCHED = (
     "import runpy, sys; from areal_gsm8k.children import die_with_parent; die_with_parent(take_children=True); "

@@ -1,4 +1,4 @@
-"""How completions are asked for: one value object, from the command line's options or from other code.
+"""The settings of an evaluation: one value object, from the command line's options or from other code.
 
 EvaluationSettings(answer_format="hash", k=4, temperature=1.0)
 """
@@ -13,7 +13,7 @@ ENGINES = ("auto", "hf", "embedded", "sglang", "vllm")
 
 
 class EvaluationError(ValueError):
-    """An evaluation that cannot be made or go on; the message names what was found and what to do."""
+    """An evaluation that cannot start or go on; the message names the fault and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The seal of the test split: a log of every time it was opened, and by what.
+"""The seal of the test split: a log of every time the split was opened, and by which command.
 
-A test set that is looked at again and again becomes a second dev set. Nothing is refused; it is counted, and every
+A test set that is looked at again and again becomes a second dev set. No opening is refused; each is counted, and every
 report of a test evaluation says how often these rows were opened. The log is `test_openings.jsonl` beside the runs.
 """
 

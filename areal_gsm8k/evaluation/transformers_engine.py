@@ -1,6 +1,6 @@
 """The engine `hf`: transformers' own generate, in this process, for anything AutoModelForCausalLM loads.
 
-The slowest engine and the one with the fewest assumptions, so it is what the others are compared with.
+It is the slowest engine and the one with the fewest assumptions, so the others are compared with it.
 
 Shapes: B prompts a batch, T tokens of the longest, padded on the left; N new tokens.
 """
@@ -67,7 +67,7 @@ class TransformersEngine:
                 deliver(list(zip(batch, self._generate(batch), strict=True)))
 
     async def stream(self, request: CompletionRequest, tell: Callable[[str], None]) -> Answer:
-        """Generated in a thread, which ends with the next token when this is cancelled."""
+        """Generate in a thread, which ends with the next token when the call is cancelled."""
         watch = TokenWatch(
             len(request.prompt_ids), lambda ids: tell(self.tokenizer.decode(ids, skip_special_tokens=True))
         )

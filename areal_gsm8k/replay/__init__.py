@@ -1,1 +1,1 @@
-"""Logged completions once more: their tokens recomputed, their rewards graded anew."""
+"""Replay of logged completions: their tokens are generated again, or their rewards computed anew."""

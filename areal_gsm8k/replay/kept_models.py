@@ -1,7 +1,8 @@
-"""Which policy versions of a run are on disk, and where: the model a sample was drawn by, or the nearest one kept.
+"""The policy versions of a run on disk, and their folders: the model that drew a sample, or the nearest one to it.
 
-A run counts its policy by updates: version 0 is the start model, version n the model after step n. Kept are the start
-model, the checkpoints (best, last, one every saver.freq_steps), the weights served last and two recovery points.
+A run counts its policy by updates: version 0 is the start model, version n the model after step n. On disk are
+the start model, the checkpoints (best, last, one every saver.freq_steps), the weights served last and two recovery
+points.
 
 policy = kept_models.nearest(run, config, version=57)
 with kept_models.model_folder(policy, config) as folder: ...
@@ -27,13 +28,13 @@ from areal_gsm8k.runs import checkpoints, recovery
 from areal_gsm8k.runs.run import Run
 
 SERVED = re.compile(r"weight_update_v(\d+)")  # AReaL's name of a folder of weights on their way to the servers
-SAVED_MODEL = "dcp.model."  # what a model's tensors are called in AReaL's recovery points, before their own names
-TIED = ("lm_head.weight",)  # saved beside the embedding that it is
+SAVED_MODEL = "dcp.model."  # prefix of the names of a model's tensors in AReaL's recovery points
+TIED = ("lm_head.weight",)  # a recovery point saves it and the embedding, though the two are one tensor
 BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.jinja")
 
 
 class PolicyError(ValueError):
-    """No policy of a run can be used; the message says what was looked for."""
+    """No policy of a run can be used; the message lists the places that were searched."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def kept(run: Run, config: dict) -> list[Policy]:
 
 
 def nearest(run: Run, config: dict, version: int) -> Policy:
-    """The kept policy whose version is nearest to `version`, or is that version. Raises PolicyError without any."""
+    """The policy on disk whose version is nearest to `version`. Raises PolicyError when there is none."""
     policies = kept(run, config)
     if not policies:
         raise PolicyError(
@@ -74,7 +75,7 @@ def nearest(run: Run, config: dict, version: int) -> Policy:
 
 @contextmanager
 def model_folder(policy: Policy, config: dict) -> Iterator[Path]:
-    """The policy as a folder in Hugging Face format; that of a recovery point is there within the block only.
+    """The policy as a folder in Hugging Face format; the folder of a recovery point exists within the block only.
 
     Raises EvaluationError when a hub's model cannot be had, PolicyError on a broken recovery point.
     """
@@ -92,7 +93,7 @@ def model_folder(policy: Policy, config: dict) -> Iterator[Path]:
 
 
 def tokenizer(run: Run, config: dict):
-    """The run's tokenizer: that of tokenizer_path, or, where that is gone, the one saved with a checkpoint.
+    """The run's tokenizer: the one at tokenizer_path, or, where that folder is gone, the one saved with a checkpoint.
 
     Raises EvaluationError.
     """

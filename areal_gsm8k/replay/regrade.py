@@ -1,4 +1,4 @@
-"""A run's samples paid by another reward, without training: what would the update have seen?
+"""A run's samples under another reward, without training: which advantages would the update have seen?
 
 regrader = Regrader(run, config, ["format=0.5"])
 regraded = regrader.step(3)
@@ -44,7 +44,7 @@ class Regraded:
     reward: float | None  # None: it could not be computed
     parts: dict[str, float]
     error: str | None
-    judged_otherwise: bool  # by the grader of today than by that of the run
+    judged_otherwise: bool  # today's grader gives another verdict than the run's did
     advantage_before: float = 0.0
     advantage: float | None = None  # None: a reward of its group is missing, and training would reject the group
 
@@ -55,7 +55,7 @@ class Regraded:
 
 @dataclass(frozen=True)
 class RewardChange:
-    """What another reward changes in the samples of one step, or of many. Means are over samples that got a reward."""
+    """The changes by another reward in the samples of one step, or of many. Means are over samples with a reward."""
 
     samples: int
     reward_before: float | None
@@ -126,7 +126,7 @@ class Regrader:
             return None, {}, f"{type(failure).__name__}: {failure}"
 
     def _asked(self, row: dict) -> dict:
-        """What only a user's own function looks at: the row, the prompt and the tokens, as in training."""
+        """The fields that only a user's own function looks at: the row, the prompt and the tokens, as in training."""
         if not self.reward.processes:
             return {}
         asked = self.config["answer_format"], self.config.get("system_prompt")
@@ -185,7 +185,7 @@ def total(changes: list[RewardChange]) -> RewardChange:
 
 
 def described(settings: RewardSettings) -> str:
-    """A reward in one line: the parts in use with their weights, and what bounds them."""
+    """A reward in one line: the parts in use with their weights, and their bounds."""
     names = [key for name, part in PARTS.items() if getattr(settings, name) for key in (name, *part.keys)]
     return ", ".join(f"{name}={getattr(settings, name)}" for name in names)
 

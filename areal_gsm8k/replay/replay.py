@@ -1,4 +1,4 @@
-"""One sample of a run again: the same prompt, seed and sampling, by the model that drew it, and where the two part.
+"""One sample of a run drawn again: same prompt, seed and sampling, by the model that drew it, and where the two differ.
 
 A sample is drawn by nothing but its model and its seed (training/workflow.py), so on a CPU the policy version
 that drew it gives the same tokens. Another version, or another sampler than the embedded server's, departs somewhere.
@@ -34,7 +34,7 @@ from areal_gsm8k.serve.tokenizer import load_tokenizer
 
 ALTERNATIVES = 5
 LONGEST_CONTEXT = 32768  # AReaL's gconfig.max_tokens
-# AReaL's gconfig, without n_samples, as its client sends it (areal/engine/sglang_remote.py); what it leaves out is not.
+# The keys of AReaL's gconfig that its client sends (areal/engine/sglang_remote.py), without n_samples.
 SENT = ("top_p", "top_k", "max_new_tokens", "stop_token_ids", "ignore_eos", "frequency_penalty", "stop")
 
 
@@ -171,7 +171,7 @@ def replay(run: Run, config: dict, row: dict, engine: str) -> Replayed:
 
 
 def departure_reasons(config: dict, row: dict, policy: Policy) -> list[str]:
-    """Why a replay by this policy need not give what was recorded; [] when it must."""
+    """Why a replay by this policy may differ from the recorded tokens; [] when it must not."""
     versions, reasons = row["versions"] or [0], []
     sampler = config["allocation_mode"].split(":")[0].split(".")[0]
     if policy.version != versions[0]:
@@ -215,7 +215,7 @@ def sampling(gconfig: dict, tokenizer, prompt_tokens: int, seed: int) -> Samplin
 
 
 def depart(model: Regenerator, request: Request, recorded: list[int], tokenizer) -> Departure | None:
-    """Where a finished request's tokens part from the recorded ones, and what the model holds likely there."""
+    """Where a finished request's tokens part from the recorded ones, and the likeliest tokens of the model there."""
     pairs = zip_longest(recorded, request.output_ids)
     index = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
     if index is None:

@@ -1,1 +1,1 @@
-"""What a person sees of a run: live view, summary table, plots. Everything is read from the run directory."""
+"""Reports of runs: summary table, plots, comparison, report page. Everything is read from the run directory."""

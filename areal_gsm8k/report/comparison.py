@@ -1,4 +1,4 @@
-"""The one table: models on identical items, with the same prompt and grader, each against the first.
+"""The comparison of models on identical items, with the same prompt and grader, each against the first.
 
 compared = compare([graded, ...], seed=0)     # graded: report/graded.py
 console.print(table(compared))                # report/comparison_table.py
@@ -42,7 +42,7 @@ def compare(models: list[Graded], seed: int = 0) -> dict:
 
 
 def _require_same(first: Graded, other: Graded) -> None:
-    """Raise GradedError, naming the difference, unless both are of the same items, asked and graded alike."""
+    """Raise GradedError, naming the difference, unless both have the same items, prompt, decoding and grader."""
     mine, theirs = ({(row["row"], row["sample"]): row for row in model.rows} for model in (first, other))
     only = [sorted(mine.keys() - theirs.keys()), sorted(theirs.keys() - mine.keys())]
     if any(only):
@@ -69,7 +69,7 @@ def _require_same(first: Graded, other: Graded) -> None:
 
 
 def _notes(models: list[Graded]) -> list[str]:
-    """What a reader of the table has to know beyond its figures."""
+    """Facts that a reader of the table needs beside its figures."""
     notes = []
     for model in models:
         if errors := sum(bool(row.get("error")) for row in model.rows):

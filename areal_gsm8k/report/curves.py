@@ -1,4 +1,4 @@
-"""What is drawn of one metric: the values of its steps, their running mean, an interval. Picture and page ask here.
+"""The curves of one metric: its values by step, their running mean, an interval. Picture and page both use this.
 
 rows = merged(run.read_metrics())
 curves("reward", rows)            # {"": [...], "_mean": [...]}; of few steps the values alone

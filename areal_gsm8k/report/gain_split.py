@@ -1,7 +1,8 @@
 """How much of a gain in strict accuracy is format learned, and how much arithmetic.
 
-A strict answer is right and stands in the asked-for marker. So with L the lenient accuracy (right, however written) and
-M the share of right answers that stand in the marker, the strict accuracy is S = L * M. From before (0) to after (1),
+A strict answer is right and stands in the marker of the answer format. So with L the lenient accuracy (right, however
+written) and M the share of right answers that stand in the marker, the strict accuracy is S = L * M.
+From before (0) to after (1),
 
     S1 - S0  =  (L1 - L0) * (M0 + M1) / 2   arithmetic: more right answers, at the mean share in the marker
               + (M1 - M0) * (L0 + L1) / 2   format: more of the right ones in the marker, at the mean accuracy

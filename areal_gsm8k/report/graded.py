@@ -1,4 +1,4 @@
-"""Graded completions of a model, wherever they lie: what `gsm8k compare` compares.
+"""Graded completions of a model, from an evaluation or a run: the input of `gsm8k compare`.
 
 read("runs/evaluations/base")            # a folder that `gsm8k eval` wrote: evaluation.json, completions.jsonl
 read("runs/tiny-grpo/20261121_101500")   # a GRPO run: its dev evaluations before the first and after the last step
@@ -27,7 +27,7 @@ class GradedError(ValueError):
 
 @dataclass(frozen=True)
 class Graded:
-    """One model's completions with their verdicts. What is not recorded is missing in `conditions`, or None."""
+    """One model's completions with their verdicts. A fact that was not recorded is missing in `conditions`, or None."""
 
     name: str  # in the table
     model: str

@@ -15,7 +15,7 @@
         environment.json     packages, machine and commit of the newest launch
         report.html          the page that `gsm8k report` made
 
-runs/files.py writes each of them so that a crash costs nothing.
+runs/files.py has the ways of writing by which a crash costs nothing.
 """
 
 import json

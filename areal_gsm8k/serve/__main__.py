@@ -41,8 +41,9 @@ def arguments() -> argparse.Namespace:
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket, not yet listening: clients are refused until the model is loaded. Raises OSError.
 
-    SO_REUSEADDR lets the next server have the port while connections of a dead one linger, if both set it. A free port
-    is bound before: with the option the kernel might choose one that another server has bound and not yet listens on.
+    SO_REUSEADDR lets the next server have the port while connections of a dead one linger, if both set it. For port 0
+    the socket is bound before the option is set, else the kernel might choose a port that another server has bound and
+    does not listen on yet.
     """
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -56,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def occupied(host: str, port: int) -> bool:
-    """Somebody listens there already (a bind alone would not always tell)."""
+    """Whether somebody listens there already (a bind alone would not always tell)."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -65,7 +66,7 @@ def occupied(host: str, port: int) -> bool:
 
 
 async def serve(args: argparse.Namespace, engine, listening: socket.socket) -> int:
-    """Until SIGTERM, Ctrl-C or the engine's end. Returns the exit code."""
+    """Serve until SIGTERM, Ctrl-C or the engine's end. Returns the exit code."""
     from aiohttp import web
 
     from .api import Api
@@ -133,7 +134,7 @@ def main() -> int:
         )
     except ModelError as error:
         return refuse(str(error))
-    gc.freeze()  # what was imported never dies; collecting it again at the exit took two seconds
+    gc.freeze()  # imported modules never die; collecting them again at the exit took two seconds
     log.info("model loaded after %.1f s", time.monotonic() - started)
     return asyncio.run(serve(args, engine, listening))
 

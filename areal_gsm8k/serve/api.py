@@ -195,7 +195,7 @@ class Api:
         return _json({"message": "Generation continued successfully.", "status": "ok"})
 
     async def abort(self, http: web.Request) -> web.Response:
-        """By rid (a prefix, as in SGLang, so that the samples of a batch go together) or all; without either, none."""
+        """Abort by rid (a prefix, as in SGLang: the samples of a batch go together), or all; without either, none."""
         body = await _body(http)
         rid = body.get("rid")
         match = (lambda r: True) if body.get("abort_all") else (lambda r: bool(rid) and r.rid.startswith(rid))
@@ -209,7 +209,7 @@ class Api:
         return web.Response(text="Cache not flushed: requests are running or waiting.\n", status=400)
 
     async def update_weights(self, http: web.Request) -> web.Response:
-        """Paused: at once. Otherwise once the running requests are done (or aborted, with abort_all_requests)."""
+        """Update at once while paused, else once the running requests are done, or aborted (abort_all_requests)."""
         body = await _body(http)
         path = body.get("model_path")
         if not isinstance(path, str):

@@ -1,7 +1,7 @@
 """Continuous batching for one Hugging Face causal LM: requests join and leave at every token.
 
-One ``step`` decodes one token for every running row, prefills what waits, and samples for both at once. The engine is
-synchronous and not thread-safe: the server drives it from one thread (``worker``), evaluation calls ``generate``.
+One ``step`` decodes one token for every running row, prefills waiting prompts, and samples for both at once. The engine
+is synchronous and not thread-safe: the server drives it from one thread (``worker``), evaluation calls ``generate``.
 
     engine = Engine.from_pretrained("runs/demo/1/checkpoints/last", seed=1)
     completions = engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=32, temperature=0.0))
@@ -127,7 +127,7 @@ class Engine:
     def generate(self, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> list[Completion]:
         """Answer all prompts, batched; params for all or one each; n > 1 gives n neighbours in the result.
 
-        With ``seed`` in shared params every prompt draws differently, as if prompt i had seed + i * n. Raises
+        With ``seed`` in shared params every prompt draws its own numbers, as if prompt i had seed + i * n. Raises
         ValueError on a prompt that does not fit, RuntimeError when the model breaks.
         """
         shared = not isinstance(params, list)
@@ -240,7 +240,7 @@ class Engine:
     # -- controls, all at a token boundary -----------------------------------------------------------------------------
 
     def abort(self, match: Callable[[Request], bool], held: bool = False) -> None:
-        """End matching requests with what they have. Those held since a pause only with ``held``, as SGLang does."""
+        """End matching requests where they stand; those held since a pause only with ``held``, as SGLang does."""
         dead = [row for row, request in enumerate(self.running) if match(request)]
         for row in dead:
             self.running[row].abort("Aborted")
@@ -254,8 +254,9 @@ class Engine:
                 self._finish(request)
 
     def pause(self, mode: str = "abort") -> None:
-        """Stop generating. abort ends all requests; retract drops their keys and values, to be computed again with the
-        weights of then; in_place keeps them, so that after a weight update they go on with those of the old weights.
+        """Stop generating. abort ends all requests; retract drops their keys and values, which are computed again
+        with the weights of the continuation; in_place keeps them, so that after a weight update the requests go on
+        with the keys and values of the old weights.
         """
         if mode == "abort":
             self.abort(lambda request: True)
@@ -273,7 +274,7 @@ class Engine:
         self.held.clear()
 
     def flush(self) -> bool:
-        """Forget reusable prompts. False, and nothing done, while requests run or wait."""
+        """Forget reusable prompts; while requests run or wait, do nothing and return False."""
         if self.running or self.waiting:
             return False
         self.recent.clear()

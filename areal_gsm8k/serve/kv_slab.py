@@ -140,13 +140,13 @@ class Slab:
         return order
 
     def clear(self) -> None:
-        """Forget every row, give memory back, and drop what the slab held (a broken model may have left NaN in it)."""
+        """Forget every row, give memory back, and drop the old values (a broken model may have left NaN among them)."""
         self.starts, self.cursor = [], 0
         self._allocate(ROWS, COLUMNS)
 
 
 class SlabCache(Cache):
-    """What a Hugging Face model sees during one decoding step: every row's window plus the column being written."""
+    """The cache that a model sees during one decoding step: every row's window plus the column being written."""
 
     @property
     def is_compileable(self) -> bool:

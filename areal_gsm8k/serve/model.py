@@ -69,7 +69,7 @@ def resolve(path: str) -> str:
 
 
 class LanguageModel:
-    """The model with what decoding needs to know of it: device, vocabulary, context length, end-of-sequence ids."""
+    """The model with the facts that decoding needs: device, vocabulary, context length, end-of-sequence ids."""
 
     def __init__(self, path: str, device: str = "auto", dtype: str = "auto", context_length: int | None = None):
         """Load a folder or hub id. dtype auto: the folder's own on CUDA, float32 on CPU. Raises ModelError."""

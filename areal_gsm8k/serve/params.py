@@ -1,4 +1,4 @@
-"""What a request may ask of sampling: SGLang's `sampling_params` (sglang/srt/sampling/sampling_params.py), checked."""
+"""The sampling options of a request: SGLang's `sampling_params` (sglang/srt/sampling/sampling_params.py), checked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SamplingParams:
     n: int = 1
     seed: int | None = None  # SGLang's sampling_seed; sample i of n uses seed + i
 
-    # Worked out once, as every token asks for them.
+    # Computed once, because every token needs them.
     greedy: bool = field(init=False, repr=False, compare=False)
     divisor: float = field(init=False, repr=False, compare=False)  # of logits: the temperature; 1 for temperature 0
     truncates: bool = field(init=False, repr=False, compare=False)

@@ -1,4 +1,4 @@
-"""Prefilled prompts kept for a while: samples of one prompt that do not arrive together share one prefill."""
+"""A cache of prefilled prompts: samples of one prompt that do not arrive together share one prefill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-BYTES = 256 << 20  # bound on what is kept; the least recently used prompt goes first
+BYTES = 256 << 20  # limit of the cache; the least recently used prompt goes first
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class Prompt:
 
 
 class RecentPrompts:
-    """Prompt by its ids. Cleared whenever the weights change: keys and values of old weights are never reused."""
+    """Prompts by their ids. A change of weights clears them: keys and values of old weights are never reused."""
 
     def __init__(self, limit: int = BYTES):
         self.limit = limit

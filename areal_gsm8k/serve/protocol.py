@@ -1,6 +1,6 @@
 """SGLang's JSON for /generate: a payload into requests, a finished request into an answer.
 
-Written down from the real server, 0.5.10: see its ``GenerateReqInput`` and the answers it gives.
+The shapes are those of the real server, 0.5.10: of its ``GenerateReqInput`` and of its answers.
 """
 
 from __future__ import annotations

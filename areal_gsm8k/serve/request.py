@@ -24,7 +24,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()  # stop_token_ids and end-of-sequence ids, empty with ignore_eos
     rid: str = field(default_factory=lambda: uuid.uuid4().hex)
     logprob_start: int | None = None  # prompt logprobs from this position on; None: none
-    return_logprob: bool = False  # report logprobs (they are always kept)
+    return_logprob: bool = False  # report logprobs (they are always recorded)
     top_logprobs: int = 0  # alternatives reported for each token
     stream: bool = False
     tokenizer: Tokenizer | None = None  # needed for stop strings only
@@ -39,7 +39,7 @@ class Request:
     weight_version: str = "default"
     created: float = field(default_factory=time.monotonic)
     finished: float = 0.0
-    waiter: Any = None  # what the caller waits on; the engine never looks at it
+    waiter: Any = None  # the future or queue that the caller waits on; the engine never looks at it
 
     @property
     def length(self) -> int:

@@ -1,8 +1,8 @@
 """Sampling parameters as SGLang names them, and one batched sampler that treats every row by its own.
 
-Drawing is by inverse CDF: one uniform number a row, from a counter-based generator over (seed, position). It is faster
-than multinomial or Gumbel noise on a CPU, needs no generator state, does not depend on which rows share a batch, and a
-seeded answer that was interrupted and resent as prompt + partial goes on exactly as it would have.
+Drawing is by inverse CDF: one uniform number a row, from a counter-based generator over (seed, position). That way is
+faster than multinomial or Gumbel noise on a CPU, needs no generator state, and does not depend on which rows share a
+batch; and a seeded answer that was interrupted and resent as prompt + partial goes on exactly as if never interrupted.
 """
 
 from __future__ import annotations

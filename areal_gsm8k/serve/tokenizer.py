@@ -42,7 +42,7 @@ class Tokenizer:
 
 
 def _eos_token(folder: str) -> str:
-    """As tokenizer_config.json names it, or an empty string."""
+    """The end-of-sequence token that tokenizer_config.json names, or an empty string."""
     try:
         with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as file:
             token = json.load(file).get("eos_token") or ""

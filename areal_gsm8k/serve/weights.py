@@ -1,6 +1,6 @@
 """New weights from a Hugging Face folder into the live model, in place.
 
-Everything that can be wrong (path, names, shapes) is found before the first parameter is touched, so a bad folder
+Every fault (path, names, shapes) is found before the first parameter is touched, so a bad folder
 leaves the old weights serving.
 """
 

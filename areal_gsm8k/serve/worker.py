@@ -1,7 +1,7 @@
 """The engine's own thread, and the way the event loop talks to it.
 
 The loop posts calls into a queue; the thread runs them between two tokens, so a pause, an abort or a weight update
-takes effect within one token's time. What finished in a step goes back to the loop in one callback.
+takes effect within one token's time. The requests that finished in a step go back to the loop in one callback.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("areal_gsm8k.serve")
 class EngineThread(threading.Thread):
     """Drives ``engine``. All methods but ``run`` are called from the event loop ``loop``.
 
-    ``on_failure`` is called there should the thread itself break: nothing would be answered any more.
+    ``on_failure`` is called in the loop when the thread itself breaks, as no request would be answered any more.
     """
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, on_failure: Callable[[], None]):
@@ -76,7 +76,7 @@ class EngineThread(threading.Thread):
         return request.waiter
 
     def drop(self, requests: list[Request]) -> None:
-        """Their client is gone: free the rows."""
+        """End requests whose client is gone, and free their rows."""
         gone = {id(r) for r in requests}
         self.calls.put(lambda: self.engine.abort(lambda r: id(r) in gone, held=True))
 

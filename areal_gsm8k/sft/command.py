@@ -2,9 +2,10 @@
 
     main = command.command(loop.train, "a plain PyTorch loop")
 
-It reads the problems, loads the model, prepares --output-dir and hands over to the trainer. In --output-dir then lie
-model/ (Hugging Face format), train_log.jsonl (one object an update), summary.json, settings.json (what the training was
-begun with) and, until it is finished, recovery/. Needs neither AReaL nor SGLang nor a POSIX system.
+The command reads the problems, loads the model, prepares --output-dir and hands over to the trainer. The results in
+--output-dir are model/ (Hugging Face format), train_log.jsonl (one object an update), summary.json, settings.json (the
+first settings of the training) and, until the training is finished, recovery/. It needs neither AReaL nor SGLang nor a
+POSIX system.
 """
 
 from __future__ import annotations
@@ -140,9 +141,9 @@ def command(train: Callable[..., dict], method: str) -> Callable[..., None]:
 
 
 def prepare_folder(folder: Path, overwrite: bool, resume: bool) -> None:
-    """Make the output folder, or see that it holds what is to go on.
+    """Make the output folder, or check that it holds a training to go on with.
 
-    Raises DataError when it holds something and neither flag is set, and when there is nothing to go on with.
+    Raises DataError when the folder is not empty and neither flag is set, and when it holds no training to go on with.
     """
     if resume:
         if overwrite:
@@ -166,7 +167,7 @@ def prepare_folder(folder: Path, overwrite: bool, resume: bool) -> None:
 
 
 def check_settings(file: Path, facts: dict, resume: bool) -> None:
-    """Write down what a training is begun with; on --resume raise DataError when it was begun with something else."""
+    """Write down the settings of a new training; on --resume raise DataError when they are not those written down."""
     facts = json.loads(json.dumps(facts))  # tuples become lists, as in the file
     if not resume:
         write_atomically(file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
@@ -182,7 +183,7 @@ def check_settings(file: Path, facts: dict, resume: bool) -> None:
 
 
 def load_model(name: str):
-    """Model in float32 and tokenizer, from a folder or the hub. Raises DataError when they cannot be had."""
+    """Model in float32 and tokenizer, from a folder or the hub. Raises DataError when one of them cannot be loaded."""
     from contextlib import nullcontext
 
     from transformers import AutoModelForCausalLM, AutoTokenizer

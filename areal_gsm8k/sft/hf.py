@@ -1,8 +1,8 @@
 """The supervised training of loop.py through transformers.Trainer: behind train_hf_trainer.py.
 
-Trainer keeps what it is known for: its loop, gradient accumulation, clipping, mixed precision, checkpoints, resuming.
-It is given our batches in our order, our optimiser and schedule, and the loss as the mean over all tokens of an update,
-so its losses are those of `loop.train`.
+Trainer brings its loop, gradient accumulation, clipping, mixed precision, checkpoints and resuming. This file gives
+Trainer our batches in our order, our optimiser and schedule, and the loss as the mean over all tokens of an update, so
+Trainer's losses are those of `loop.train`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def train(
     on_step: Callable[[dict], None],
     folder: Path,
 ) -> dict:
-    """What `loop.train` does, by transformers.Trainer, with the same parameters, events and summary.
+    """The training of `loop.train` by transformers.Trainer, with the same parameters, events and summary.
 
     Trainer's checkpoints lie in folder/recovery; the training goes on from the newest complete one there. Weights of
     examples must be 0 or 1. Raises ImportError when accelerate, which Trainer needs, is not installed.
@@ -85,8 +85,8 @@ def train(
 class SFTTrainer(Trainer):
     """Trainer with our batches, optimiser, schedule and loss.
 
-    `order` holds the micro-batches of the whole training, so to Trainer it is one epoch; an update may then hold the
-    end of one pass over the examples and the beginning of the next, as in the plain loop.
+    `order` holds the micro-batches of the whole training, which Trainer takes for one epoch; an update may then hold
+    the end of one pass over the examples and the beginning of the next, as in the plain loop.
     """
 
     def __init__(self, model, tokenizer, examples, order, settings, arguments, watch):
@@ -172,7 +172,7 @@ def learnt_after(order: list[list[int]], examples: list[loop.Example], settings:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """Trainer's newest complete checkpoint. It writes trainer_state.json last, so one without was cut off: removed."""
+    """Trainer's newest complete checkpoint; one without trainer_state.json, which comes last, is removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

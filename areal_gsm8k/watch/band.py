@@ -1,12 +1,12 @@
-"""What a recipe's reward usually looks like: for every few steps the range it had in recorded runs of several seeds.
+"""The expected band of a recipe: for every few steps the range of the reward in recorded runs of several seeds.
 
     gsm8k band runs/tiny-grpo/seed1 ... runs/tiny-grpo/seed5 --out configs/bands/cpu.json
     ./run train expected_band=configs/bands/cpu.json          # a recipe's YAML names its band
 
 Both the smoothed reward (watch/trend.py) and its gain since the start are recorded, because seeds start from
-different models: a run from a weak start is compared by what it gained. The range is the lowest and the highest of the
+different models: a run from a weak start is compared by its gain. The range is the lowest and the highest of the
 runs, widened on each side by MARGIN standard errors of the difference of two such values, so that sampling alone seldom
-leads out of it. A band speaks of the recipe it was recorded with only: the keys in RECIPE must be the same.
+leads out of it. A band holds only for the recipe it was recorded with: the keys in RECIPE must be the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from areal_gsm8k.watch.trend import WINDOW, Trend
 
 EVERY = 5  # steps between two entries
 MARGIN = 2.0  # standard errors
-# What decides how the reward moves; seed, hardware, row counts of evaluations and paths beside the last part do not.
+# The keys that decide how the reward moves; seed, hardware, row counts of evaluations and leading folders do not.
 RECIPE = (
     "actor.path", "actor.dtype", "answer_format", "system_prompt", "train_dataset.path", "train_dataset.batch_size",
     "train_dataset.shuffle", "data.train_rows", "total_train_epochs", "gconfig",
@@ -43,8 +43,8 @@ RECIPE = (
     "actor.recompute_logprob", "actor.use_decoupled_loss", "actor.rejection_sampling", "drop_groups_without_signal",
     "dynamic_bs",
 )  # fmt: skip
-NAMES = ("actor.path", "train_dataset.path")  # of these only the last part counts: the same model in another folder
-NO_KL = 1e-6  # a coefficient that only makes AReaL keep the reference policy, so that its KL can be logged
+NAMES = ("actor.path", "train_dataset.path")  # only the last part of these counts: the same model in another folder
+NO_KL = 1e-6  # a smaller coefficient only makes AReaL keep the reference policy, so that its KL can be logged
 TINY_MODEL = re.compile(r"tiny-seed\d+-[0-9a-f]{12}")  # sft/tiny.py names its folders so
 
 
@@ -53,7 +53,7 @@ class BandError(ValueError):
 
 
 class Range(NamedTuple):
-    """What the recorded runs had after some step."""
+    """The smoothed rewards, and the gains, of the recorded runs after some step."""
 
     low: float
     high: float
@@ -97,7 +97,7 @@ class Band:
     def at(self, step: int) -> Range | None:
         """The range after `step` steps, between two entries by straight line; None before the first.
 
-        After the last entry it is the last: the schedule of the recipe has ended there.
+        After the last entry the range stays as it is there: the schedule of the recipe has ended.
         """
         if step < self.steps[0]:
             return None
@@ -135,7 +135,7 @@ def band_of(run: Run) -> Band | None:
 
 
 def recipe(config: dict) -> dict[str, Any]:
-    """What of a configuration a band depends on, as {dotted key: value}; what is not set is left out."""
+    """The part of a configuration that a band depends on, as {dotted key: value}, without the keys that are not set."""
     found = {
         key: value for name in RECIPE for key, value in leaves(lookup(config, name), name).items() if value is not None
     }
@@ -181,7 +181,7 @@ def record(runs: list[Run], hardware: str) -> Band:
 
 
 def _without_places(command: str) -> str:
-    """A command line without where its run was put and what it was called: that is of no use to others."""
+    """A command line without the folder and the name of its run, which are of no use to others."""
     own = ("runs_dir=", "experiment_name=", "trial_name=")
     parts = [part for part in shlex.split(command) if not part.startswith(own)]
     return shlex.join("/".join(Path(part).parts[-2:]) if Path(part).is_absolute() else part for part in parts)
@@ -197,5 +197,5 @@ def _range(trends: list[Trend], step: int) -> Range:
 
 
 def _room(errors: Iterable[float]) -> float:
-    """What sampling adds to the range: MARGIN standard errors of the difference of two values of typical error."""
+    """The width that sampling adds to the range: MARGIN standard errors of the difference of two typical values."""
     return MARGIN * math.sqrt(2 * fmean(error**2 for error in errors))

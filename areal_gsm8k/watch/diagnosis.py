@@ -1,8 +1,8 @@
-"""Why a run does not learn: rules that look at its metrics, and what each would try.
+"""Why a run does not learn: rules that look at its metrics, each with a key to try.
 
-Each rule returns what it found, with the strength of its evidence, or None; `likely` ranks them. A rule knows one
-cause and reads it from metrics, configuration and, where the recipe's band was recorded with another value, from that
-difference. The list is what users of GRPO trainers ask about most; docs/verdict.md has the numbers and why.
+Each rule returns its cause with the strength of the evidence, or None; `likely` ranks the causes. A rule knows one
+cause and reads it from the metrics, from the configuration and, where the recipe's band was recorded with another
+value, from that difference. Users of GRPO trainers ask about these most; docs/verdict.md has the numbers and why.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Case:
 
 
 def likely(case: Case) -> list[Cause]:
-    """The causes with evidence, strongest first. Of a run that is not off its track only what is certain."""
+    """The causes with evidence, strongest first; for a run that is on track or too young only the certain ones."""
     if case.trend.get("reward.shuffled"):
         return [CONTROL_RUN]  # explains whatever else is seen
     found = [finding for rule in RULES if (finding := rule(case))]
@@ -127,7 +127,7 @@ def rate_too_high(case: Case) -> Found | None:
 
 
 def _upheaval(case: Case) -> list[str]:
-    """Signs of updates too large: what the policy's own measures did since the start."""
+    """Signs of updates too large: how the policy's own measures moved since the start."""
     signs = []
     if case.now("logprob_drift") > MOVED and case.now("staleness") > 0.5:
         signs.append(f"one version to the next changes a token's logprob by {case.now('logprob_drift'):.2g}")

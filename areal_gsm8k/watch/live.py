@@ -22,18 +22,18 @@ STYLES = {TOO_EARLY: "dim", ON_TRACK: "green", SLOW: "yellow", FLAT: "yellow", C
 
 
 class LiveView:
-    """Follows one run; what it had written before the view was made is taken in, and in plain lines not said again."""
+    """Follows one run. Steps from before the view was made are taken in, but not printed again as plain lines."""
 
     def __init__(self, run: Run, console: Console):
         self.run, self.console = run, console
         self.progress = RunProgress(run)
         self._phase = ""
         self._preflight_shown = run.preflight.exists()
-        self._started = False  # whether a row was shown; until then every phase is
+        self._started = False  # whether a row was shown; until then every phase is shown
         self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
         self._task = self._bar.add_task("starting", total=None)
         self.progress.read()
-        self._state = self.progress.verdict.state  # the one last said
+        self._state = self.progress.verdict.state  # the state that was printed last
         self._live = Live(self._render(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> "LiveView":
@@ -67,7 +67,7 @@ class LiveView:
         self._phase = phase
 
     def say_where_it_stands(self) -> None:
-        """In plain lines: the last step and the state so far, for who comes late."""
+        """In plain lines: the last step and the state so far, for a reader who comes late."""
         self._started = self.run.in_a_step()
         if self.progress.rows and not self._live:
             self.console.print(self._line(self.progress.rows[-1]), highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """Before step 1: can this model learn anything from these prompts? A sample of training groups says.
 
 GRPO learns only from groups whose rewards differ. The trainer samples 32 training prompts with the start model, as in
-training, and this file sums up what came back; with no signal at all the run is refused, and the likely cause named.
+training, and this file sums up the completions; with no signal at all the run is refused, and the likely cause named.
 
     ./run train                     # shows the line "preflight: ..." and refuses to start at zero signal
     ./run train preflight=off

@@ -4,7 +4,7 @@
     new = progress.read()           # the new rows of metrics.jsonl
     progress.verdict, progress.phase, progress.ended()
 
-What the live view (live.py) and the table of several runs (overview.py) are drawn from. It only reads.
+The live view (live.py) and the table of several runs (overview.py) are drawn from a RunProgress, which only reads.
 """
 
 from areal_gsm8k.runs.files import read_lines

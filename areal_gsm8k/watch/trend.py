@@ -21,7 +21,7 @@ from areal_gsm8k.settings import RewardSettings
 
 WINDOW = 20  # steps averaged into one smoothed value
 EARLIEST = 10  # steps before a reward is judged
-SURE = 2.5  # standard errors of a trend that is taken for one
+SURE = 2.5  # standard errors from which a slope counts as a trend
 VERY_SURE = 4.0  # standard errors of a fall from the best of many values, the highest of which is high by luck
 FIRST = 5  # steps whose mean is called the start
 
@@ -60,7 +60,7 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def noise(values: Sequence[float]) -> float:
-    """Standard deviation of one value around its course, from the differences of neighbours (0 for fewer than two).
+    """Standard deviation of one value around its trend, from the differences of neighbours (0 for fewer than two).
 
     A slow trend cancels in neighbours. von Neumann, Kent, Bellinson and Hart (1941), The mean square successive
     difference, Annals of Mathematical Statistics 12, 153-162.
@@ -123,8 +123,8 @@ class Trend:
     def error(self, window: Sequence[float]) -> float:
         """Standard error of the mean of these steps' rewards.
 
-        Their noise or the whole run's, whichever is larger, for a few steps can agree by luck; and at least one
-        sample's worth.
+        It is computed from the noise of these steps or of the whole run, whichever is larger, because a few steps can
+        agree by luck; it is never less than one sample's worth.
         """
         low, high = self.bounds()
         samples = len(window) * self.samples_a_step()
@@ -152,7 +152,7 @@ class Trend:
         return self.get("train_dataset.batch_size", 1) * self.get("gconfig.n_samples", 1)
 
     def bounds(self) -> tuple[float, float]:
-        """The lowest and highest mean reward there can be; with a function of the user's own, the ones seen."""
+        """The lowest and highest mean reward there can be; with a user's own function, those seen so far."""
         weights = asdict(RewardSettings()) | self.get("reward", {})
         ends = [sorted(weights[part] * end for end in PARTS[part].ends) for part in WEIGHTED]
         low, high = (math.fsum(end) for end in zip(*ends, strict=True))
@@ -161,7 +161,7 @@ class Trend:
         return low, high
 
     def pays_for_answers(self) -> bool:
-        """Whether right answers are what is paid, as far as can be known."""
+        """Whether the reward pays for right answers, as far as can be known."""
         weights = asdict(RewardSettings()) | self.get("reward", {})
         return bool(weights["accuracy"] or weights["ternary"] or weights["custom"])
 

@@ -2,9 +2,9 @@
 
     verdict.of_run(Run("runs/tiny-grpo/20261121_101500"))     # what the live view, `gsm8k watch` and the report show
 
-Pure judgement: the rows of metrics.jsonl, the run's configuration, and the recipe's expected band where it has one
-(watch/band.py). STATES is a list of rules; the first that speaks names the state. docs/verdict.md explains every
-rule with its numbers.
+A verdict depends only on the rows of metrics.jsonl, the run's configuration, and the recipe's expected band where it
+has one (watch/band.py). STATES is a list of rules; the first one that applies names the state. docs/verdict.md explains
+every rule with its numbers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from areal_gsm8k.watch.diagnosis import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EA
 from areal_gsm8k.watch.trend import EARLIEST, SURE, VERY_SURE, WINDOW, Level, Trend
 
 UNDECIDED = 2 * WINDOW  # steps in which a run without a band may show no rise yet
-CEILING, SATURATED = 0.95, 0.9  # shares of the highest reward: at it, and at it when few groups have signal left
+CEILING, SATURATED = 0.95, 0.9  # shares of the highest reward: at it, and at it once few groups have signal
 FEW = 0.2  # of the groups
-UNSURE = 0.1  # nats a token: below it a policy is nearly always sure of the next one, however it began
+UNSURE = 0.1  # nats a token: with less entropy a policy is nearly always sure of the next token, however it began
 NEARLY_ALL = 0.95  # of the groups without signal: nothing is learned
 
 
@@ -112,7 +112,7 @@ def reward_fell(standing: Standing) -> str | None:
 
 
 def dev_accuracy_fell(standing: Standing) -> str | None:
-    """By the share that `collapse.reward` allows, and by more than the sampling of the dev rows explains."""
+    """Dev accuracy fell by the share of `collapse.reward`, and by more than the sampling of the dev rows explains."""
     dev = standing.trend.dev
     if len(dev) < 2 or not standing.trend.rows or not standing.trend.pays_for_answers():
         return None
@@ -184,7 +184,7 @@ def in_the_band(standing: Standing) -> str | None:
 
 
 def fell_back(standing: Standing) -> str | None:
-    """Below its best beyond doubt, though not collapsing: what was learned is being lost."""
+    """The reward is below its best beyond doubt, though not collapsing: the run loses its gains."""
     best = standing.trend.fallen_from()
     if best is None:
         return None
@@ -192,7 +192,7 @@ def fell_back(standing: Standing) -> str | None:
 
 
 def rising(standing: Standing) -> str | None:
-    """Over the whole run or lately; with a band that this run is below, rising is not enough."""
+    """The reward rises, over the whole run or lately; for a run below its band, rising is not enough."""
     if standing.range is not None:
         return None
     whole, late = standing.trend.rise(), standing.trend.rise(UNDECIDED)
@@ -205,7 +205,7 @@ def rising(standing: Standing) -> str | None:
 
 
 def dev_accuracy_rose(standing: Standing) -> str | None:
-    """By more than the sampling of the dev rows explains; the reward may hide it where groups are dropped."""
+    """Dev accuracy rose by more than its sampling explains; the reward may hide that where groups are dropped."""
     dev = standing.trend.dev
     if standing.range is not None or len(dev) < 2 or _dev_difference(dev[0], dev[-1]) < SURE:
         return None

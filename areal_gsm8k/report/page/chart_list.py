@@ -1,4 +1,4 @@
-"""The curves of the report: what each shows, what it means, and what healthy looks like. figures.py draws them.
+"""The charts of the report: metrics, meaning and healthy values of each. figures.py draws them.
 
 docs/metrics.md has every name.
 """
@@ -28,7 +28,7 @@ class Chart:
     says: str  # the sentence under it
     unit: str = "number"
     smooth: bool = True  # a bold running mean over the faint values
-    dots: bool = False  # values of their own, not a course: many are missing
+    dots: bool = False  # single values, not a curve: many are missing
     logarithmic: bool = False
     stacked: bool = False  # the series on top of each other, which only works for one run
     only: str = "any"  # drawn for `one` run, or for `several`

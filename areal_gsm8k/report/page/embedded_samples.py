@@ -25,7 +25,7 @@ OF_A_SAMPLE = (
 
 
 def samples(run: Run, step: int, rejected: Iterable[dict]) -> str:
-    """One step packed: its groups, in order, then what was rejected during it, by question."""
+    """One step packed: its groups, in order, then the samples rejected during it, by question."""
     groups: dict[str, dict] = {}
     rows = [(row["group"], row) for row in read_lines(run.samples(step))[0]]
     rows += [(f"rejected {row['row']}", row) for row in rejected]
@@ -47,7 +47,7 @@ def rejected_by_step(run: Run) -> dict[int, list[dict]]:
 
 
 def flips(found: Flips) -> str:
-    """Gained and lost packed, the first of each where there are very many."""
+    """The gained and lost questions packed, only the first of each where there are very many."""
     return pack({kind: [_flip(flip) for flip in getattr(found, kind)[:FLIPS]] for kind in ("gained", "lost")})
 
 

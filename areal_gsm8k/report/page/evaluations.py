@@ -1,6 +1,6 @@
 """The cards of evaluations that `gsm8k eval` made of a run's checkpoints.
 
-It writes to <runs>/evaluations/MODEL-HASH/ unless told otherwise, and `gsm8k sidebyside` to
+`gsm8k eval` writes to <runs>/evaluations/MODEL-HASH/ unless told otherwise, and `gsm8k sidebyside` to
 <out>/evaluations/NAME/MODEL/, so an `evaluations` folder is looked for in the run and in the three folders above it.
 """
 
@@ -37,7 +37,7 @@ def _is_of(card: Card, file: Path, root: Path) -> bool:
 
 
 def rates(card: Card) -> list[tuple[str, str]]:
-    """What came out, as label and text with its interval."""
+    """The rates of a card, as label and text with its interval."""
     shown = {"accuracy": card.accuracy, "strict": card.accuracy_strict, "format": card.format_rate}
     shown |= {f"pass@{k}": rate for k, rate in (card.pass_at_k or {}).items() if int(k) > 1}
     shown |= {"truncated": card.truncated}
@@ -55,7 +55,7 @@ def _interval(card: Card, name: str) -> str:
 
 
 def how(card: Card) -> list[tuple[str, str]]:
-    """How it was measured."""
+    """How the card was measured, as label and text."""
     decoding = "greedy" if card.temperature == 0 else f"temperature {card.temperature:g}, {card.k} completions each"
     lines = {
         "rows": f"{card.n:,} {card.split} rows of {card.data}{f' ({card.subset})' if card.subset else ''}",

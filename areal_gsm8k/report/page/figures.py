@@ -31,7 +31,7 @@ HOVER = {"share": "0.0%", "number": "%.4g", "small": "%.2e"}
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn of one run: its name, its rows of metrics by step without nulls, and the expected band."""
+    """One run as the charts need it: its name, its rows of metrics by step without nulls, and the expected band."""
 
     name: str
     rows: list[dict]

@@ -18,7 +18,7 @@ function pairs(lines) {
     element("div", "", element("dt", "", label), element("dd", "", value instanceof Element ? value : String(value)))));
 }
 
-// What packed.py packed: base64 of gzipped JSON.
+// Unpacks the text of embedded_samples.py: base64 of gzipped JSON.
 async function unpack(packed) {
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();

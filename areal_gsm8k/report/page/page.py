@@ -1,8 +1,8 @@
 """The report's HTML: everything is read, drawn and packed here, and the template filled.
 
-What a model or a user wrote gets into the page in three ways only: escaped by jinja2, as JSON without `<`, or packed
-(embedded_samples.py) and then set as text by the scripts. The page forbids itself to load anything, and to run any
-script but its own, by a content security policy with their checksums.
+Text that a model or a user wrote gets into the page in three ways only: escaped by jinja2, as JSON without `<`, or
+packed (embedded_samples.py) and then set as text by the scripts. The page forbids itself to load anything, and to run
+any script but its own, by a content security policy with their checksums.
 """
 
 from __future__ import annotations
