@@ -4,9 +4,9 @@
     python train_grpo.py --config configs/cpu.yaml total_train_steps=20
     python -m areal.launcher.local train_grpo.py --config train_grpo.yaml actor.path=Qwen/Qwen2.5-1.5B-Instruct
 
-All three compose the configuration and start the processes of a run (areal_gsm8k/launch/train.py); `main` is what each trainer
-process among them does. One of its steps, GRPO as in the paper, with the functions and the shapes of
-areal_gsm8k/grading/algorithms.py, and behind each line the place that does it in a run:
+All three compose the configuration and start the processes of a run (areal_gsm8k/launch/train.py); each trainer process
+among them runs `main`. A training step, GRPO as in the paper, reads as follows, with the functions and the shapes of
+areal_gsm8k/grading/algorithms.py; behind each line stands the place that does it in a run:
 
     behave_BT, rewards_PG = rollout(prompts_P)                     # areal_gsm8k.training.workflow.GSM8KWorkflow
     prox_BT = logprobs(policy)                                     # areal.engine.FSDPPPOActor.compute_logp
