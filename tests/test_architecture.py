@@ -9,8 +9,8 @@ import pytest
 from areal_gsm8k.paths import PROJECT
 
 PACKAGE = "areal_gsm8k"
-# From the top: a room may import itself and what stands lower. The files of the package's root stand at the bottom.
-FLOORS = (
+# From the top: a room may import itself and the rooms below it. The files of the package's root stand at the bottom.
+LEVELS = (
     {"cli"},
     {"launch", "doctor"},
     {"training", "report", "replay", "chat", "plan"},
@@ -19,7 +19,7 @@ FLOORS = (
     {"serve", "grading", "runs"},
     {"machine", "data"},
 )
-HEIGHT = {room: -number for number, rooms in enumerate(FLOORS) for room in rooms}
+HEIGHT = {room: -number for number, rooms in enumerate(LEVELS) for room in rooms}
 SCRIPTS = [PROJECT / f"{name}.py" for name in ("math_parser", "train_grpo", "train_local_simple", "train_hf_trainer")]
 FILES = [*sorted((PROJECT / PACKAGE).rglob("*.py")), *SCRIPTS]
 MODULES = {".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
@@ -46,13 +46,13 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 and (PROJECT / PACKAGE / parts[1]).is_dir() else ""
 
 
-def test_every_room_has_its_floor():
+def test_every_room_has_its_level():
     rooms = {folder.parent.name for folder in (PROJECT / PACKAGE).glob("*/__init__.py")}
     assert rooms == HEIGHT.keys()
 
 
 def test_imports_go_down():
-    bottom = -len(FLOORS)
+    bottom = -len(LEVELS)
     for module in MODULES:
         if not module.startswith(f"{PACKAGE}."):
             continue
