@@ -1,4 +1,4 @@
-"""README.md and docs/ name only what exists: files of this repository, linked pages and headings, modules, verbs."""
+"""README.md, CONTRIBUTING.md and docs/ name only what exists: files of this repository, links, modules, verbs."""
 
 import re
 from importlib.util import find_spec
@@ -9,7 +9,11 @@ from typer.main import get_command
 from areal_gsm8k.cli import app
 from areal_gsm8k.paths import PROJECT
 
-PAGES = ["README.md", *sorted(page.relative_to(PROJECT).as_posix() for page in (PROJECT / "docs").rglob("*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(page.relative_to(PROJECT).as_posix() for page in (PROJECT / "docs").rglob("*.md")),
+]
 FOLDERS = "areal_gsm8k|tests|configs|cluster|docker|requirements|benchmarks|docs"
 OURS = rf"(?<![\w/.~-])(?:{FOLDERS})/[\w./-]*[\w/]"
 THEIRS_OR_MADE = {"docs/algo/baseline.md", "docs/advance/fully_async.md", "docker/.env"}  # verl's two; the user's own
