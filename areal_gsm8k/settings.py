@@ -76,7 +76,7 @@ class Settings:
     data: DataSettings = _explained(DataSettings, "How many rows are used.")
     reward: RewardSettings = _explained(RewardSettings, "What a completion is paid.")
     expected_band: str | None = _explained(
-        None, "What the recipe's reward usually looks like: a file of `gsm8k band`, relative to the project."
+        None, "What the recipe's reward usually looks like: a file of `gsm8k band`, here or in the project."
     )
     collapse: CollapseSettings = _explained(CollapseSettings, "When a run counts as collapsing, and is stopped.")
     embedded: EmbeddedSettings = _explained(
