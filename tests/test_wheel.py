@@ -118,7 +118,11 @@ LAUNCHER = ("-m", "areal.launcher.local", "train_grpo.py")
     [
         pytest.param(("gsm8k", "train"), id="gsm8k"),
         pytest.param(("gsm8k", "train", "--config", "configs/cpu.yaml"), id="as-in-a-checkout"),
-        pytest.param(("python", *LAUNCHER, "--config", "train_grpo.yaml", "--config", "cpu"), id="areals-old-launcher"),
+        pytest.param(
+            ("python", *LAUNCHER, "--config", "train_grpo.yaml", "--config", "cpu"),
+            id="areals-old-launcher",
+            marks=pytest.mark.slow,  # python -m areal... imports AReaL first
+        ),
         pytest.param(("python", "{project}/train_grpo.py", "--config", "cpu"), id="script"),
     ],
 )
