@@ -1,7 +1,7 @@
 """Child processes that never outlive us and never die unnoticed.
 
-A `Child` writes to a log file of its own; its death is told with the command, how it ended and the log's tail. The
-child side calls `die_with_parent`, which ends it when its parent is gone, however that ended.
+A `Child` writes to a log file of its own; when it dies, an error shows the command, the exit and the log's tail. The
+child side calls `die_with_parent`, which ends the process when its parent is gone, however the parent ended.
 """
 
 import contextlib
@@ -26,20 +26,21 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class ChildDied(RuntimeError):
-    """A child process ended that should not have; the message tells how and shows its log's tail."""
+    """A child process ended too early; the message says how, and shows the tail of the log."""
 
 
 def die_with_parent(take_children: bool = False) -> bool:
-    """In a child: end this process at once when the parent is gone. False, and nothing done, when a user started it.
+    """In a child: end this process at once when the parent is gone. Does nothing (False) when a user started it.
 
-    A thread looks twice a second, on any system, and can take our own children along. Without those, on Linux, the
-    kernel is asked for SIGKILL too; it watches the *thread* that started us, so the parent asks from its main thread.
+    A thread looks twice a second, on any system; with `take_children` it kills our own children too. Without that, on
+    Linux, the kernel sends SIGKILL as well; the kernel watches the *thread* that started us, so the parent asks for
+    SIGKILL only when it starts us from its main thread.
     """
     parent = os.environ.pop(PARENT, None)
     if parent is None:
         return False
     if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent may ask what we are doing
+        faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent may ask for our stacks
     if os.environ.pop(KERNEL, None) and sys.platform == "linux" and not take_children:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -95,23 +96,23 @@ class Child:
         self.process.stdin.flush()
 
     def exit_code(self) -> int | None:
-        """None while it runs; negative when a signal ended it."""
+        """None while the child runs; negative when a signal ended it."""
         return self.process.poll()
 
     def ending(self) -> str | None:
-        """How it ended, for a person; None while it runs."""
+        """How the child ended, for a person; None while it runs."""
         code = self.exit_code()
         if code is None:
             return None
         return f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
 
     def check(self) -> None:
-        """Raise ChildDied when it is no longer running."""
+        """Raise ChildDied when the child is no longer running."""
         if how := self.ending():
             raise ChildDied(self.report(how))
 
     def report(self, what: str) -> str:
-        """`what` happened to it, its command, and its log's path and tail, for a person."""
+        """`what` happened to the child, its command, and the path and tail of its log, for a person."""
         return (
             f"{self.name} {what}.\n  command: {shlex.join(self.command)}\n  log: {self.log}, which ends:\n{self.tail()}"
         )
@@ -127,7 +128,7 @@ class Child:
         return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:]) or "    (empty)"
 
     def stacks(self) -> str:
-        """Ask the child for the stacks of its threads; they are in its log a moment later. Its log's tail."""
+        """Make the child write the stacks of its threads to its log, and return `report` with the log's tail."""
         if self.exit_code() is None and hasattr(signal, "SIGUSR1"):
             self.process.send_signal(signal.SIGUSR1)
             time.sleep(STACK_SECONDS)
@@ -136,7 +137,7 @@ class Child:
     def stop(self, patience: float = 3.0) -> None:
         """End the process and its children: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            self._family |= set(psutil.Process(self.pid).children(recursive=True))  # some are in sessions of their own
+            self._family |= set(psutil.Process(self.pid).children(recursive=True))  # some are in other sessions
         self._signal_all(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)

@@ -1,6 +1,6 @@
 """Our own settings: the keys of a run that AReaL does not know, each explained where it is declared.
 
-They live beside AReaL's keys at the top level of the same YAML (`train_grpo.yaml`) and command line:
+Our keys live beside AReaL's keys at the top level of the same YAML (`train_grpo.yaml`) and command line:
 `./run train answer_format=hash data.dev_rows=300`.
 """
 
@@ -53,7 +53,7 @@ class EmbeddedSettings:
 
 @dataclass
 class CollapseSettings:
-    """When a run counts as collapsing (watch/verdict.py, docs/verdict.md), and whether it then goes on."""
+    """When a run counts as collapsing (watch/verdict.py, docs/verdict.md), and whether a collapsing run goes on."""
 
     stop: bool = _explained(
         False, "Stop after the step at which the run is found collapsing; best, last and a recovery point are kept."

@@ -34,7 +34,7 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
 
 
 def share_interval(share: float, n: int) -> tuple[float, float]:
-    """The same from a share of n, as metrics.jsonl records it."""
+    """The Wilson interval of a share of n, as metrics.jsonl records shares."""
     return wilson_interval(round(share * n), n)
 
 
@@ -44,7 +44,7 @@ def in_per_cent(low: float, high: float, sign: str = "") -> str:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right, `right` of n samples of the item being so.
+    """Unbiased estimate of the chance that one of k samples is right, when `right` of n samples of the item are right.
 
     1 - C(n - right, k) / C(n, k), Chen et al. eq. 1. Raises ValueError when k is not between 1 and n.
     """

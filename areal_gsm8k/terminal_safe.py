@@ -1,19 +1,19 @@
-"""Text that a terminal only shows: completions are untrusted, and an escape sequence could clear or fake a screen.
+"""Makes text harmless to a terminal: completions are untrusted, and an escape sequence could clear or fake a screen.
 
-The control character that begins a sequence becomes a visible sign, so nothing is obeyed, nothing is hidden from
-whoever judges a completion, and there is no syntax of sequences to get wrong.
+The control character that begins a sequence becomes a visible sign, so the terminal obeys nothing, a reader sees
+everything, and there is no syntax of sequences to get wrong.
 """
 
 from __future__ import annotations
 
 import re
 
-# C0 but tab and newline, DEL and C1; what reorders or breaks a line; lone surrogates, which cannot be encoded.
+# C0 but tab and newline, DEL and C1; characters that reorder or break a line; lone surrogates, which cannot be encoded.
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """`text` with ESC as ␛, other control characters alike, the rest of what steers a terminal as <U+009B>."""
+    """`text` with ESC as ␛, other control characters alike; other characters that steer a terminal as <U+009B>."""
     return STEERING.sub(_sign, text.replace("\r\n", "\n"))
 
 

@@ -26,7 +26,7 @@ def chat(
             metavar="[NAME=]MODEL", help="Run directory (its best, else last checkpoint), model folder or hub id."
         ),
     ],
-    # what /q asks
+    # the rows of /q
     data: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +35,7 @@ def chat(
     ] = None,
     split: Annotated[SplitName, typer.Option(help="A session that opens test is logged.")] = SplitName.dev,
     grade: Annotated[bool, typer.Option("--grade", help="Show the verdict under each reply to /q.")] = False,
-    # how they are asked
+    # prompt and sampling
     answer_format: Annotated[
         Format | None, typer.Option(help="How the model is asked; by default as the first run named was, else boxed.")
     ] = None,
@@ -47,7 +47,7 @@ def chat(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Of sampling; by default another reply every time.")
     ] = None,
-    # by what
+    # the engine
     engine: Annotated[
         EngineName, typer.Option(help="auto: embedded on a CPU, sglang where it is installed with a GPU, else hf.")
     ] = EngineName.auto,
@@ -102,7 +102,7 @@ def chat(
 
 
 def _converse(session: Session, interactive: bool) -> bool:
-    """Whether it failed: no model could be loaded, or something went wrong where nobody watched."""
+    """Whether the conversation failed: no model could be loaded, or something went wrong where nobody watched."""
     from areal_gsm8k.chat import repl
 
     try:

@@ -30,27 +30,27 @@ def evaluate(
         list[str],
         typer.Argument(metavar="MODEL", help="Run directory (its best, else last checkpoint), model folder or hub id."),
     ],
-    # which items
+    # the items
     data: Annotated[
         str, typer.Option(metavar="SOURCE", help="openai/gsm8k, a folder, a .jsonl or .parquet file, or generated.")
     ] = "openai/gsm8k",
     split: Annotated[SplitName, typer.Option(help="Every opening of test is logged.")] = SplitName.dev,
     n: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     subset: Annotated[str | None, typer.Option(help="first500: the rows of many published tables.")] = None,
-    # how they are asked
+    # prompt and sampling
     answer_format: Annotated[Format, typer.Option(help="How the model is asked to answer.")] = Format.boxed,
     system_prompt: Annotated[str | None, typer.Option(help="System message before every question.")] = None,
     k: Annotated[int, typer.Option(min=1, help="Completions a question; more than one needs a temperature.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, tokens.")] = 512,
     seed: Annotated[int, typer.Option(help="Of sampling, and of generated problems.")] = 0,
-    # by what
+    # the engine
     engine: Annotated[
         EngineName, typer.Option(help="auto: embedded on a CPU, sglang where it is installed with a GPU, else hf.")
     ] = EngineName.auto,
     url: Annotated[str | None, typer.Option(help="Ask the SGLang or vLLM server there; start none.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Completions under way at once.")] = 64,
-    # where to
+    # the output
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +78,7 @@ def run(
     output_dir: Path | None,
     **asked,
 ) -> None:
-    """What `gsm8k eval` and `gsm8k generate` do: model after model, then one table."""
+    """Run `gsm8k eval` or `gsm8k generate`: model after model, then one table."""
     from rich.console import Console
 
     from areal_gsm8k.children import ChildDied

@@ -1,4 +1,4 @@
-"""`gsm8k generate`: completions of models on data, kept and not graded.
+"""`gsm8k generate`: write completions of models on data, without grading.
 
 gsm8k generate runs/gsm8k-grpo/1 --data data/gsm8k --split train --k 4 --temperature 1
 """

@@ -1,4 +1,4 @@
-r"""`gsm8k grade`: the verdict on one completion, on a JSONL file, or what other graders would say of that file.
+r"""`gsm8k grade`: the verdict on one completion, on a JSONL file, or the verdicts of other graders on that file.
 
 gsm8k grade 'So the answer is \boxed{18}.' 18
 gsm8k grade --file samples.jsonl --out graded.jsonl

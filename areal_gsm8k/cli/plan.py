@@ -1,4 +1,4 @@
-"""`gsm8k plan`: does this run fit the memory there is, and if not, what to change? Nothing is started or downloaded.
+"""`gsm8k plan`: does this run fit into memory, and if not, what to change? Nothing is started or downloaded.
 
 gsm8k plan --gpu 24
 gsm8k plan --config configs/models/qwen2.5-1.5b.yaml --gpus 2x24 --fit --out my-gpus.yaml
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from areal_gsm8k.plan.memory.plan import MemoryPlan, PlannedCard
 
 BAR = 60  # characters
-FILLS = {  # what stands for which parts
+FILLS = {  # character of the bar: the parts it stands for
     "█": ("weights", "gradients", "optimizer", "reference"),
     "▓": ("gathered", "activations", "logits", "working"),
     "▒": ("keys and values",),
@@ -95,7 +95,7 @@ def plan(
 
 
 class PlanRequest:
-    """What was asked for: a resolved configuration, a model, the cards. Raises ConfigError, ShapeError, ValueError."""
+    """The request: a resolved configuration, a model, the cards. Raises ConfigError, ShapeError, ValueError."""
 
     def __init__(self, files: list[Path], overrides: list[str], gpu: str | None, gpus: str | None):
         from areal_gsm8k.config import defaults
@@ -109,7 +109,7 @@ class PlanRequest:
             raise ValueError("--gpu and --gpus: give one of them.")
         self.gpus = cards.read(gpu or gpus, "--gpu" if gpu else "--gpus") if gpu or gpus else cards.here()
         self.files, self.overrides = files or defaults.suited([gpu.gib for gpu in self.gpus]), overrides
-        self.count = len(self.gpus) or 1 << 20  # no card here and none given: as many as the allocation asks for
+        self.count = len(self.gpus) or 1 << 20  # no card here and none given: as many as the allocation needs
         here = Machine()
         self.memory = 0 if gpu or gpus else min(here.memory, here.memory_limit or here.memory)
         run = self.resolved([])
@@ -123,7 +123,7 @@ class PlanRequest:
         self.planned = plan_for(self.values, self.config, self.gpus, self.memory)
 
     def command(self, overlay: Path) -> str:
-        """What to type to train with this overlay on top."""
+        """The command that trains with this overlay on top."""
         files = [word for file in [*self.files, overlay] for word in ("--config", str(file))]
         return shlex.join(["./run", "train", *files, *self.overrides])
 
@@ -133,7 +133,7 @@ class PlanRequest:
         return make_plan(self.files, [*self.overrides, *more], self.count)
 
     def resolve(self, settings: dict) -> dict | None:
-        """The configuration with these laid over it; None when it is refused."""
+        """The configuration with these settings laid over it; None when the result cannot run."""
         from areal_gsm8k.config.schema import ConfigError
 
         try:
@@ -210,7 +210,7 @@ def _state(card: PlannedCard) -> str:
 
 
 def _ways(console: Console, card: PlannedCard) -> None:
-    """One card for server and trainer: why shared, why in turns."""
+    """Explain one card for server and trainer: why shared, why in turns."""
     if len({process.name.split()[0] for process in card.processes}) < 2 or not card.name.startswith("GPU"):
         return
     if card.in_turns:

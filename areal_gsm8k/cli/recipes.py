@@ -1,4 +1,4 @@
-"""`gsm8k recipes`: what there is, and what a combination of recipes changes.
+"""`gsm8k recipes`: the list of recipes, and the changes that a combination of them makes.
 
 gsm8k recipes
 gsm8k recipes show qwen2.5-1.5b dapo 24gb
@@ -12,8 +12,8 @@ from areal_gsm8k.cli import text
 
 app = typer.Typer(help="Overlays for models, algorithms, rewards, back ends and machines.")
 
-NAMES = (".experiment_name", "fileroot", "nfs_record_root")  # what AReaL wants of the run's name, in every section
-ENOUGH_GPUS = 1024  # `show` explains a configuration, for whatever machine it is meant
+NAMES = (".experiment_name", "fileroot", "nfs_record_root")  # AReaL wants the run's name there, in every section
+ENOUGH_GPUS = 1024  # `show` explains a configuration for any machine, however many GPUs it needs
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""The half of `gsm8k replay` that pays a run's samples by another reward; nothing is trained.
+"""The half of `gsm8k replay` that computes another reward for a run's samples; nothing is trained.
 
 gsm8k replay runs/tiny-grpo/20261121_101500 --reward accuracy=1,format=0.5 --out regraded.jsonl
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN = 10  # samples whose advantages change most
-TOLERANCE = 1e-4  # of recorded advantages: float32, and sums in another order
+TOLERANCE = 1e-4  # between recorded and computed advantages: float32, and sums in another order
 COLUMNS = ("step", "samples", "reward", "now", "other sign", "signal gained", "lost", "errors")
 
 
@@ -69,7 +69,7 @@ def regrade(
 
 
 def choose(run: Run, step: int | None, steps: str | None) -> list[int]:
-    """The steps asked for that have samples. Raises RegradeError."""
+    """The requested steps that have samples. Raises RegradeError."""
     there = samples.steps(run)
     if step is not None and steps is not None:
         raise RegradeError("--step and --steps: give one of the two")
@@ -97,7 +97,7 @@ def line(name: str, change: RewardChange) -> str:
 
 
 def notes(run: Run, config: dict, change: RewardChange) -> list[str]:
-    """What has to be known to read the figures."""
+    """The notes that a reader of the figures needs."""
     found = [
         "Other sign: samples whose advantage turned between positive, zero and negative. Signal gained, lost: of "
         f"{change.groups:,} groups, those whose rewards now differ, and those whose rewards are now all equal."
@@ -127,7 +127,7 @@ def notes(run: Run, config: dict, change: RewardChange) -> list[str]:
 
 
 def reasons(failures: Counter[str]) -> list[str]:
-    """What went wrong where a reward could not be computed, the commonest first."""
+    """The causes of failed reward computations, the commonest first."""
     if not failures:
         return []
     named = "".join(f"\n  {count:,} x {text.shortened(reason, 200)}" for reason, count in failures.most_common(SHOWN))
@@ -153,6 +153,6 @@ def show_largest(largest: list[Regraded], console: Console) -> None:
 
 
 def as_row(one: Regraded) -> dict:
-    """The recorded sample with what it would have got."""
+    """The recorded sample with its new reward and advantage."""
     now = {"reward": one.reward, "parts": one.parts, "advantage": one.advantage, "error": one.error}
     return one.row | {"step": one.step, "regraded": now}

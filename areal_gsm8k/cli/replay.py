@@ -1,4 +1,4 @@
-"""`gsm8k replay`: a recorded sample generated again by the model that drew it, or a whole run paid by another reward.
+"""`gsm8k replay`: generate a recorded sample again with its model, or compute another reward for a whole run.
 
 gsm8k replay runs/tiny-grpo/20261121_101500 --sample 460
 gsm8k replay runs/tiny-grpo/20261121_101500 --reward format=0.5 --steps 1-20
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EngineName = StrEnum("EngineName", {name: name for name in ("auto", "embedded", "hf")})
 BEFORE = 40  # characters shown before a departure
-ROUNDING = 1e-4  # a draw that misses a token's share by less may do so by float rounding
+ROUNDING = 1e-4  # a draw that misses a token's share by less may miss it by float rounding
 
 
 def replay(
@@ -65,7 +65,7 @@ def replay(
 
 
 def regenerate(folder: Path, step: int | None, sample: int, engine: str, console: Console) -> None:
-    """Generate one sample again and print it beside what was recorded. Raises ValueError or OSError."""
+    """Generate one sample again and print it beside the recorded one. Raises ValueError or OSError."""
     run = samples_of.open_run(folder)
     config = samples_of.configuration(run)
     at, row = samples_of.find(run, sample, step)
@@ -96,7 +96,7 @@ def show(step: int, replayed: Replayed, console: Console) -> None:
 
 
 def show_departure(departure: Departure, expected: bool, console: Console) -> None:
-    """The tokens that were likely where two completions part, those of both marked."""
+    """Print the likely tokens at the place where two completions part; the tokens of both are marked."""
     before = departure.before if len(departure.before) <= BEFORE else "..." + departure.before[-BEFORE:]
     console.print(f"The first {departure.index} tokens are the same. After {before!r} the model gives:")
     both = [token for token in (departure.recorded, departure.regenerated) if token]

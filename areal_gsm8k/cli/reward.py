@@ -1,4 +1,4 @@
-"""`gsm8k reward attack`: what does a reward pay for completions that deserve nothing?
+"""`gsm8k reward attack`: how much reward do completions get that deserve none?
 
 gsm8k reward attack
 gsm8k reward attack --reward accuracy=1,format=0.2
@@ -77,7 +77,7 @@ def _failed(one) -> bool:
 
 
 def resolve(spec: str, answer_format: str | None, seconds: float) -> tuple[Callable, Callable | None]:
-    """(a function from an attack to its reward, what to call at the end). Raises ValueError, RewardError."""
+    """(a function from an attack to its reward, a function to call at the end). Raises ValueError, RewardError."""
     from areal_gsm8k.grading import parser
     from areal_gsm8k.grading.attacks import GOLD, QUESTION
     from areal_gsm8k.grading.custom_reward import RewardProcesses

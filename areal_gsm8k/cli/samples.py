@@ -1,4 +1,4 @@
-"""`gsm8k samples`: what a run's model wrote in one training step, and what it was paid for it.
+"""`gsm8k samples`: the completions of a run's model in one training step, and their rewards.
 
 gsm8k samples runs/tiny-grpo/20261121_101500 --step 3 --wrong
 gsm8k samples runs/tiny-grpo/20261121_101500 --step 3 --group 0-5
@@ -62,7 +62,7 @@ def samples(
     limit = n or (len(chosen) if as_json or group is not None else SHOWN)
     if as_json:
         for row in chosen[:limit]:
-            sys.stdout.write(json.dumps(row) + "\n")  # ASCII: nothing in it acts on a terminal
+            sys.stdout.write(json.dumps(row) + "\n")  # ASCII: no character acts on a terminal
         return
     console.print(title)
     if group is not None and chosen:
@@ -78,7 +78,7 @@ def samples(
 
 
 def find(run: Run, step: int | None, evaluation: bool, rejected: bool) -> tuple[list[dict], str]:
-    """The rows asked for, and one line on all of them. Raises SamplesError."""
+    """The requested rows, and one line on all of them. Raises SamplesError."""
     if evaluation:
         step = step if step is not None else max(samples_of.evaluated_steps(run), default=0)
         rows = samples_of.read_evaluation(run, step)
@@ -131,7 +131,7 @@ def show(row: dict, console: Console) -> None:
 
 
 def facts(row: dict) -> list[str]:
-    """The first line of a sample: where it is from, what was judged, what was paid."""
+    """The first line of a sample: its origin, the verdict and the reward."""
     found = [f"sample {row['id']}"]
     found += [f"{name} {row[name]}" for name in ("group", "position") if row.get(name) is not None]
     if "lenient" in row:
@@ -157,7 +157,7 @@ def verdict(row: dict) -> str:
 
 
 def signed(advantage: float) -> str:
-    """With its sign; one of equal rewards, which is 0 but for rounding, has none."""
+    """An advantage with its sign; that of equal rewards, which is 0 but for rounding, has no sign."""
     return f"{advantage:+.3f}" if round(advantage, 3) else "0"
 
 

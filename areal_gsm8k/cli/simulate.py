@@ -67,7 +67,7 @@ class Given:
     cores: int | None
 
     def refuse(self) -> None:
-        """Raise ValueError when any was typed: they mean nothing without --simulate."""
+        """Raise ValueError when any of these options was typed: they mean nothing without --simulate."""
         names = {"run": "from"}
         for field in fields(self):
             if getattr(self, field.name) is not None:
@@ -100,7 +100,7 @@ def simulate(console: Console, files: list[Path], overrides: list[str], given: G
 
 
 def measured(plan: Plan, given: Given) -> tuple[Speeds, Lengths, str]:
-    """Speeds and lengths, from the run and then from the options; and a line that tells their source."""
+    """Speeds and lengths, from the run and then from the options; and a line with their source."""
     from areal_gsm8k.plan.speed import recorded
     from areal_gsm8k.plan.speed.rates import ANY, ScalingError, TrainerSpeed, fit_server, read_points
     from areal_gsm8k.plan.speed.splits import Speeds

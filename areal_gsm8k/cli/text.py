@@ -1,4 +1,4 @@
-"""Printing what models wrote, which may be anything: markup, cursor movements, reversed writing, a million characters.
+"""Prints the text of models, which may be anything: markup, cursor movements, reversed writing, a million characters.
 
 out = text.console()
 text.field("completion", row["completion"], out)
@@ -24,10 +24,10 @@ LABEL = 12  # characters of a field's name
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that prints texts as they are, and breaks no line: a narrow terminal does that itself."""
+    """A console that prints texts as they are, and breaks no line: a narrow terminal breaks lines itself."""
     from rich.console import Console
 
-    if hasattr(sys.stdout, "reconfigure"):  # an output that cannot show a letter gets its escape
+    if hasattr(sys.stdout, "reconfigure"):  # an output that cannot show a letter gets the letter's escape
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 

@@ -67,7 +67,7 @@ def parse(text: str) -> Allocation:
 
 
 def complete(text: str, before: str) -> str:
-    """`text` with what it leaves out taken from `before`, the allocation it is laid over.
+    """`text`, completed from `before`, the allocation it is laid over.
 
     `vllm` alone keeps the sizes; a rollout side without a name, as in `d2+d2`, keeps the back end. Thus overlays for
     back ends and for machines combine in any order.

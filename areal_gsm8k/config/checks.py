@@ -1,6 +1,6 @@
-"""Is this configuration one that can be run? Arithmetic, names and GPUs, before anything is started.
+"""Can this configuration run? Arithmetic, names and GPUs, checked before anything is started.
 
-Called by config/compose.py and resume.py; see it without starting anything: `./run train --dry-run`
+config/compose.py and launch/resume.py call these checks; to run them without starting anything: `./run train --dry-run`
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ SERVERS = {  # rollout back end: its keys for the longest sequence in tokens and
 
 
 def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
-    """Raise ConfigError when the allocation needs more GPUs than this machine, or the cluster asked for, has."""
+    """Raise ConfigError when the allocation needs more GPUs than this machine, or the configured cluster, has."""
     if alloc.rollout.backend == "embedded":
         return
     nodes, each = (values["cluster"][key] for key in ("n_nodes", "n_gpus_per_node"))
@@ -48,13 +48,13 @@ def check_gpus(alloc: Allocation, values: DictConfig | dict, gpus: int) -> None:
 
 
 def check_values(values: dict, alloc: Allocation) -> None:
-    """Arithmetic and names that AReaL would only stumble over minutes later, or not at all."""
+    """Raise ConfigError for arithmetic and names that AReaL would report minutes later, or never."""
     for mistake in _mistakes(values, alloc):
         raise ConfigError(mistake)
 
 
 def _mistakes(values: dict, alloc: Allocation) -> Iterator[str]:
-    """What is wrong, one sentence or two each; nothing is worded, or looked at, behind the first."""
+    """The mistakes, one or two sentences each; a generator, so nothing behind the first is looked at or worded."""
     batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
     gconfig, actor = values["gconfig"], values["actor"]
     for key in ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size"):
@@ -78,7 +78,7 @@ def _mistakes(values: dict, alloc: Allocation) -> Iterator[str]:
 
 
 def _wrong_algorithm(values: dict, gconfig: dict, actor: dict, batch: int, ranks: int) -> Iterator[str]:
-    """In what is asked, paid and learned."""
+    """Mistakes in sampling, reward and loss."""
     if values["answer_format"] not in prompts.FORMATS:
         yield f"answer_format={values['answer_format']!r}: choose one of {', '.join(prompts.FORMATS)}."
     if gconfig["n_samples"] < 2:
@@ -122,7 +122,7 @@ def _wrong_algorithm(values: dict, gconfig: dict, actor: dict, batch: int, ranks
 
 
 def _wrong_placement(values: dict, actor: dict, alloc: Allocation) -> Iterator[str]:
-    """In who runs where, and how weights get there."""
+    """Mistakes in the placement of processes and in the transport of weights."""
     if actor.get("use_lora") and actor["weight_update_mode"] != "disk":
         yield (
             f"actor.weight_update_mode={actor['weight_update_mode']} with LoRA: servers get the merged weights, made "

@@ -3,7 +3,7 @@
 `train_grpo.yaml` is the base; every `--config FILE` is laid over it, later ones win, then `key=value`. Our names
 (`actor.lr`, `allocation_mode`, the `embedded` back end, `runs_dir`) become AReaL's own keys, and the result is one
 plain file, the run's `config.yaml`, the only thing any AReaL process reads. Nothing here imports AReaL.
-See it without starting anything: `./run train --dry-run`
+To see the result without starting anything: `./run train --dry-run`
 """
 
 import time
@@ -25,7 +25,7 @@ from areal_gsm8k.settings import Settings
 from areal_gsm8k.sft import tiny
 
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
-MEASURE_ONLY = 1e-8  # actor.kl_ctl that rewards nothing one could notice
+MEASURE_ONLY = 1e-8  # actor.kl_ctl too small for any effect on the reward
 TINY = "tiny"  # actor.path of the model made from scratch
 NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
 FILEROOT_SECTIONS = ("rollout", "saver", "recover", "evaluator", "stats_logger")
@@ -39,7 +39,7 @@ class Plan:
     values: dict
     allocation: Allocation
     run_dir: Path
-    start_model: Path | None = None  # set when actor.path was `tiny`: the folder to be made before training
+    start_model: Path | None = None  # set when actor.path was `tiny`: the folder to make before training
     environment: dict[str, str] = field(default_factory=dict)  # secrets and the like: passed to children, never written
 
     def get(self, key: str):
@@ -84,7 +84,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
 
 
 def _locate(file: Path) -> Path:
-    """The overlay that was typed, a file here or one of the project's by name. Raises ConfigError."""
+    """The file of an overlay as typed: a file here, or one of the project's by name. Raises ConfigError."""
     if found := recipes.locate(file):
         return found
     near = [path.relative_to(PROJECT).as_posix() for path in recipes.nearest(file.name)[:1]]
@@ -150,7 +150,7 @@ def _choose_names(merged: DictConfig) -> None:
 
 
 def _complete_allocations(sources: list[DictConfig]) -> None:
-    """Fill in what a later allocation leaves out from the one before it."""
+    """Complete each allocation from the one before it."""
     before = ""
     for source in sources:
         if "allocation_mode" in source:
@@ -170,14 +170,14 @@ def _allocate(merged: DictConfig, gpus: int) -> Allocation:
     merged.allocation_mode = str(alloc)
     OmegaConf.update(merged, "rollout.backend", alloc.areal_rollout)
     OmegaConf.update(merged, "actor.backend", alloc.areal_train)
-    if merged.cluster.n_nodes == 1:  # AReaL takes a server wider than this for a multi-node one
+    if merged.cluster.n_nodes == 1:  # AReaL takes a server with more GPUs than this for a multi-node one
         merged.cluster.n_gpus_per_node = max(merged.cluster.n_gpus_per_node, alloc.rollout.devices, alloc.train.devices)
     return alloc
 
 
 def _keep_reference(merged: DictConfig) -> None:
-    """The start model as AReaL's reference policy, when its KL is to be measured or rewarded."""
-    if merged.kl_reference:  # AReaL makes none at kl_ctl 0
+    """Make the start model AReaL's reference policy, when the KL against it is measured or part of the reward."""
+    if merged.kl_reference:  # AReaL makes no reference policy at kl_ctl 0
         merged.actor.kl_ctl = merged.actor.kl_ctl or MEASURE_ONLY
     if merged.actor.kl_ctl and OmegaConf.select(merged, "ref") is None:
         beside_actor = {"type": "colocation", "target": "actor"}
@@ -186,7 +186,7 @@ def _keep_reference(merged: DictConfig) -> None:
 
 
 def _spread_names(merged: DictConfig, fileroot: Path) -> None:
-    """AReaL wants the run's names and folder repeated in every section; nobody should have to write that."""
+    """Repeat the run's names and folder in every section, where AReaL wants them, so that nobody has to write that."""
     if OmegaConf.select(merged, "cluster.fileroot"):
         raise ConfigError("cluster.fileroot is derived: set runs_dir, under which every run gets its own folder.")
     OmegaConf.update(merged, "cluster.fileroot", str(fileroot))
@@ -211,7 +211,7 @@ def take_secrets(merged: DictConfig) -> dict[str, str]:
 
 
 def mask_secrets(arguments: list[str]) -> list[str]:
-    """Command-line arguments with the values of secret keys replaced, fit to be written down.
+    """Command-line arguments with the values of secret keys replaced, so that they may be written to a file.
 
     A whole section, as in `stats_logger.wandb={wandb_api_key: ...}`, is replaced when it holds such a key.
     """

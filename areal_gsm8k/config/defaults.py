@@ -1,6 +1,6 @@
-"""The overlays that `./run train` lays over train_grpo.yaml when it is given none: what suits this machine.
+"""The overlays that `./run train` lays over train_grpo.yaml without --config: those that suit this machine.
 
-./run train --dry-run     # says which
+./run train --dry-run     # names them
 """
 
 import os
@@ -12,22 +12,22 @@ from areal_gsm8k.machine import nvidia
 from areal_gsm8k.machine.nvidia import GIB
 from areal_gsm8k.paths import CONFIGS, CPU_OVERLAY
 
-CARDS = {  # GB: overlays for one GPU of so much
+CARDS = {  # GB: overlays for one GPU with so much memory
     80: ("scales/80gb",),
     24: ("scales/24gb",),
     16: ("scales/16gb",),
     12: ("scales/12gb",),
     8: ("scales/8gb", "algorithms/lora"),
 }
-COUNTS = (8, 4, 2)  # overlays for several
+COUNTS = (8, 4, 2)  # numbers of GPUs that have an overlay
 AMPERE, HOPPER, BLACKWELL = (8, 0), (9, 0), (10, 0)  # compute capabilities
 SOLD_AS = 1.07  # a card sold as 24 GB may have 22.5 GiB
 
 
 def suited(memories: list[float]) -> list[Path]:
-    """The overlays for GPUs of so many GiB each, as one would type them; none for no GPU.
+    """The overlays for GPUs of so many GiB each, as a user would type them; none for no GPU.
 
-    Below 8 GB those for 8: `gsm8k plan --fit` finds what is to be changed.
+    Below 8 GB: the overlays for 8 GB; `gsm8k plan --fit` finds the changes that such a card needs.
     """
     if not memories:
         return []
@@ -49,14 +49,14 @@ def attention_backend(capabilities: list[tuple[int, int]]) -> str:
 
 
 def server_settings(capabilities: list[tuple[int, int]]) -> dict[str, str]:
-    """What SGLang needs other than train_grpo.yaml has it on GPUs of these compute capabilities: {} from 8.0 on."""
+    """Settings that SGLang needs on GPUs of these compute capabilities beyond train_grpo.yaml: {} from 8.0 on."""
     if min(capabilities, default=AMPERE) >= AMPERE:
         return {}
     return {"sglang.attention_backend": attention_backend(capabilities), "sglang.sampling_backend": "pytorch"}
 
 
 def of_this_machine() -> tuple[list[Path], list[str], str]:
-    """The overlays, settings that this generation of GPUs needs, and a sentence that says why these."""
+    """The overlays, the settings that this generation of GPUs needs, and a sentence with the reason."""
     listed, variable = nvidia.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = nvidia.visible([gpu.uuid for gpu in listed], variable)
     if not visible:

@@ -1,6 +1,6 @@
-"""GPUs there are against GPUs an allocation needs, and the nearest allocation that would run on those there are.
+"""Compares the GPUs that exist with those an allocation needs, and finds the nearest allocation that would run.
 
-Pure arithmetic but for `for_areal`, which asks the driver. Read with the configuration, before anything is started.
+Pure arithmetic but for `for_areal`, which asks the driver. It runs with the configuration, before anything is started.
 """
 
 import os
@@ -17,8 +17,9 @@ from areal_gsm8k.machine import nvidia
 def for_areal() -> dict[str, str]:
     """The environment of AReaL's local launcher: our GPUs by number, our Python's programs first; {} without GPUs.
 
-    It gives every process its share of CUDA_VISIBLE_DEVICES, and its SGLang server computes with the names in it, so an
-    id would end it; and it starts `python3` and `torchrun` by these names. Raises ConfigError for a part of a GPU.
+    The launcher gives every process its share of CUDA_VISIBLE_DEVICES, and AReaL's SGLang server computes with the
+    names in that variable, so a GPU id would end the server; the launcher starts `python3` and `torchrun` by these
+    names. Raises ConfigError for a part of a GPU.
     """
     variable, names = os.environ.get("CUDA_VISIBLE_DEVICES"), nvidia.ours()
     if not names:
@@ -29,7 +30,7 @@ def for_areal() -> dict[str, str]:
             "a container that shows this part only, without the variable."
         )
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    # The numbers of ids are nvidia-smi's, in the order of the bus; CUDA, unless told, counts the fastest GPU first.
+    # The numbers are nvidia-smi's, in the order of the bus; CUDA by default counts the fastest GPU first.
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if variable and "GPU-" in variable else {}
     return order | {"CUDA_VISIBLE_DEVICES": ",".join(names), "PATH": programs}
 
@@ -38,7 +39,7 @@ def check(alloc: Allocation, gpus: int, weight_update_mode: str, where: str = "t
     """Raise ConfigError, with what would run, when `alloc` needs more than `gpus` GPUs (at least 1).
 
     AReaL's local launcher (areal/infra/launcher/local.py) hands GPUs out round robin and starts again at the first: on
-    one GPU a server and a trainer share it, on more any overlap would leave others idle and these out of memory.
+    one GPU a server and a trainer share it; on more, an overlap would leave some GPUs idle and others out of memory.
     """
     needed = alloc.rollout.devices + alloc.train.devices
     if needed <= gpus:
@@ -57,16 +58,16 @@ def check(alloc: Allocation, gpus: int, weight_update_mode: str, where: str = "t
 
 
 def takes_turns(values: Mapping) -> bool:
-    """AReaL's colocation: who works has the GPU, the other has given its memory back (training/colocation.py)."""
+    """Whether this is AReaL's colocation: server and trainer use the GPU in turns (training/colocation.py)."""
     pairs = (("rollout", "actor"), ("actor", "rollout"))
     strategies = [((values.get(side) or {}).get("scheduling_strategy") or {}, target) for side, target in pairs]
     return any(s.get("type") == "colocation" and s.get("target") == target for s, target in strategies)
 
 
 def check_turns(values: dict, alloc: Allocation) -> None:
-    """Raise ConfigError when server and trainer are to take turns on a GPU and something for that is missing.
+    """Raise ConfigError when server and trainer are to take turns on a GPU and a setting for that is missing.
 
-    What is needed and why: training/colocation.py.
+    training/colocation.py says which settings are needed, and why.
     """
     if not takes_turns(values):
         return
@@ -90,8 +91,8 @@ def nearest(alloc: Allocation, gpus: int) -> Allocation:
     """The allocation nearest to `alloc` that `gpus` GPUs can run; no dimension is larger than in `alloc`.
 
     Tensor and pipeline sizes are kept where possible. Data sizes shrink as evenly as possible, which keeps the ratio of
-    servers to trainers; of equals the one that uses most GPUs. All sizes but the servers' number are divisors of those
-    asked for: what divided batches, heads and layers still does.
+    servers to trainers; among equally near ones, the allocation with most GPUs wins. All sizes but the number of
+    servers are divisors of the sizes in `alloc`, so they still divide batches, heads and layers.
     """
     if gpus == 1:
         return Allocation(_one(alloc.rollout), _one(alloc.train))

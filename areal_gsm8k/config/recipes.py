@@ -1,7 +1,7 @@
 """Recipes: the overlays under configs/, one file a choice, one folder a kind, found by name and freely combined.
 
-A recipe is data: a few comment lines that say what it is, where its numbers come from, what others reached with it and
-what it needs, then at most 20 lines of YAML laid over train_grpo.yaml.
+A recipe is data: a few comment lines (its purpose, the sources of its numbers, published results and its needs), then
+at most 20 lines of YAML laid over train_grpo.yaml.
 
     gsm8k recipes                                      # all of them
     gsm8k recipes show llama-3.2-1b dr_grpo 24gb       # what these three change, and the command
@@ -71,7 +71,7 @@ def find(name: str) -> Path:
 
 
 def locate(file: Path) -> Path | None:
-    """The file that `--config` means: this one, where it is there; else the project's own of this name; None for none.
+    """The file that `--config` means: this path, where it exists; else the project's own file of this name; else None.
 
     `cpu`, `configs/cpu.yaml`, `models/llama-3.2-1b` and `train_grpo.yaml` are found from any working directory.
     """
@@ -86,21 +86,21 @@ def locate(file: Path) -> Path | None:
 
 
 def nearest(name: str) -> list[Path]:
-    """Up to three overlays whose names are most like this name or file's."""
+    """Up to three overlays whose names are most like this name or file name."""
     paths = {path.stem: path for path in [CPU_OVERLAY, *(recipe.path for recipe in all_recipes())]}
     wanted = PurePosixPath(name.lower().removesuffix(".yaml")).name.removesuffix("-instruct")
     return [paths[stem] for stem in difflib.get_close_matches(wanted, paths, n=3, cutoff=0.6)]
 
 
 def command(paths: list[Path]) -> str:
-    """What to type to train with these overlays."""
+    """The command that trains with these overlays."""
     return " ".join(["./run train", *(f"--config {path.relative_to(PROJECT).as_posix()}" for path in paths)])
 
 
 def set_twice(paths: list[Path]) -> dict[tuple[str, ...], list[str]]:
-    """{names of overlays, in order: the dotted keys that they set to different values}: there the last wins.
+    """{names of overlays, in order: the dotted keys that they set to different values}; the last overlay wins.
 
-    Without allocation_mode, which is put together from all of them.
+    allocation_mode is left out, because it is put together from all of them.
     """
     setters: dict[str, dict[str, object]] = {}
     for path in paths:

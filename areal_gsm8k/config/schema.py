@@ -1,6 +1,6 @@
 """Every key a configuration may hold, with its type: AReaL's, generated once, and ours.
 
-Checking keys must not cost AReaL's import (10 s and more), so AReaL's keys are kept in `areal_schema.json`, generated
+Checking keys must not cost AReaL's import (10 s and more), so `areal_schema.json` holds AReaL's keys, generated
 from its dataclasses; a test holds the file against the installed AReaL. Regenerate after changing the AReaL pin:
 `python -m areal_gsm8k.training.areal_schema`
 """

@@ -1,7 +1,7 @@
 """Where metrics go beside metrics.jsonl: Weights & Biases and TensorBoard, both through AReaL's logger.
 
 AReaL's StatsLogger calls `wandb.login()` before it names the mode, inside a trainer and after the start model is made.
-So the mode goes into the environment as well, and the same login is done here first, where failing costs seconds.
+So we put the mode into the environment as well, and log in here first, where a failure costs seconds.
 
     ./run train stats_logger.wandb.mode=offline stats_logger.tensorboard.path=auto
 """
@@ -19,10 +19,10 @@ LOGIN_SECONDS = 60  # W&B itself gives up on a server that does not answer after
 
 
 def prepare(tracking: dict, run_dir: Path, secrets: dict[str, str]) -> dict[str, str]:
-    """Complete the section `stats_logger` in place; returns what its libraries need in the children's environment.
+    """Complete the section `stats_logger` in place; returns the environment variables that its libraries need.
 
-    `secrets` are the variables already taken from the configuration. Raises ConfigError for an unknown mode, and for
-    `online` when W&B does not accept the login.
+    `secrets` are the variables that compose.take_secrets took from the configuration. Raises ConfigError for an unknown
+    mode, and for `online` when W&B does not accept the login.
     """
     if tracking["tensorboard"]["path"] == AUTO:
         tracking["tensorboard"]["path"] = str((run_dir / "tensorboard").absolute())

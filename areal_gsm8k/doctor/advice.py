@@ -1,4 +1,4 @@
-"""The last line: a command that runs on this machine, as it is."""
+"""The last line of the doctor: a command that runs on this machine as the machine is."""
 
 import shlex
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def recipe(machine: Machine) -> list[Path]:
 
 
 def advise(lines: list[Line], machine: Machine, requested: Requested) -> Advice:
-    """The command asked for, with the settings that cure its failures; the CPU recipe where a failure needs hands."""
+    """The requested command with settings that cure its failures; the CPU recipe where a person must fix something."""
     cures = dict.fromkeys(line.finding.cure for line in failed(lines) if line.finding.cure)
     files = requested.files
     if not files and not requested.gpus and "driver" in [line.name for line in warned(lines)]:
@@ -54,7 +54,7 @@ def advise(lines: list[Line], machine: Machine, requested: Requested) -> Advice:
 
 
 def _own_recipe(machine: Machine) -> list[Path]:
-    """The recipe for this machine's GPUs; none where it does not fit either."""
+    """The overlays for this machine's GPUs; none where they do not fit either."""
     files = recipe(machine)
     own = read(files, [], len(gpu.known(machine)), files)
     plan = gpu.memory_plan(machine, own)

@@ -1,4 +1,4 @@
-"""Checks of the disks: the project, the runs and the hub's cache, their file systems and what is free."""
+"""Checks of the disks: the project, the runs and the hub's cache, their file systems and free space."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from areal_gsm8k.machine.nvidia import GIB
 
 WINDOWS = ("9p", "drvfs", "v9fs")  # a Windows drive seen from WSL
 # Free bytes below which a run fails, and below which it may. A recovery point holds weights and both moments of Adam,
-# 12 bytes a parameter in float32, so 6 GB for 0.5B; two are kept while a third is written, beside the checkpoints.
+# 12 bytes a parameter in float32, so 6 GB for 0.5B; two points stay while a third is written, beside the checkpoints.
 GPU_ROOM = (10 * GIB, 40 * GIB)
 CPU_ROOM = (1 * GIB, 3 * GIB)
 CACHE_ROOM = (2 * GIB, 10 * GIB)
@@ -22,7 +22,7 @@ MOVES = {
 
 
 def folder(place: str, machine: Machine, requested: Requested) -> Finding | None:
-    """One of the three folders: may be written, is not on a Windows drive, has room."""
+    """Check that one of the three folders is writable, is not on a Windows drive and has room."""
     if place == "hub cache" and not requested.from_hub:
         return None
     path = {

@@ -1,4 +1,4 @@
-"""Runs every check. One that breaks is itself a finding: a warning with the reason."""
+"""Runs every check. A check that breaks is itself a finding: a warning with the reason."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What one check found: ok, warn or fail, and what to do about it."""
+"""The result of one check: ok, warn or fail, and what to do about it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """`fix` is for a person; `cure` are settings (`key=value ...`) that put it right in the command itself."""
+    """`fix` is for a person; `cure` holds settings (`key=value ...`) that put the failure right in the command."""
 
     level: str
     found: str

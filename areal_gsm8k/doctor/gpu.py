@@ -12,11 +12,11 @@ from areal_gsm8k.plan.memory import model_config, plan_for
 from areal_gsm8k.plan.memory.fit import fit
 
 OLDEST = (7, 5)  # SGLang 0.5.10: "SGLang only supports sm75 and above"
-BLACKWELL_CUDA = (12, 8)  # the first that knows it
+BLACKWELL_CUDA = (12, 8)  # the first CUDA version that supports Blackwell
 DRIVERS = {12: 525, 13: 580}  # docs.nvidia.com/deploy/cuda-compatibility: oldest driver of a CUDA major version
-MOST = 0.7  # of a shared card for the server
+MOST = 0.7  # largest share of a shared card for the server
 IN_USE = 0.1  # share of a GPU's memory that a desktop takes at most
-HIDES_ALL = ("", "-1")  # values of CUDA_VISIBLE_DEVICES that mean it
+HIDES_ALL = ("", "-1")  # values of CUDA_VISIBLE_DEVICES that hide every GPU
 CPU_RECIPE = "the CPU recipe needs none of this: CUDA_VISIBLE_DEVICES= ./run train --config configs/cpu.yaml"
 IN_A_CONTAINER = "docker compose -f docker/compose.yaml run --rm gpu train (it brings everything)"
 
@@ -27,7 +27,7 @@ def usable(machine: Machine) -> list[Gpu]:
 
 
 def known(machine: Machine) -> list[Gpu]:
-    """The same; none where they cannot be read, which the checks then say."""
+    """The same GPUs; none where the driver cannot be read, which the checks then report."""
     try:
         return usable(machine)
     except Exception:
@@ -120,7 +120,7 @@ def cuda(machine: Machine, requested: Requested) -> Finding | None:
 
 
 def torch(machine: Machine, requested: Requested) -> Finding | None:
-    """What torch itself sees, asked in a process of its own, and only where there is something to see."""
+    """The GPUs that torch itself sees, from a process of its own, and only where there is a GPU to see."""
     gpus = usable(machine)
     if not gpus or machine.torch_cuda is None:
         return None
@@ -227,7 +227,7 @@ def memory_in_use(machine: Machine, requested: Requested) -> Finding | None:
 def memory_plan(machine: Machine, requested: Requested) -> Finding | None:
     """The memory plan of this run against these cards, and the settings with which it fits.
 
-    Where the cards' memory is not told there is none; `memory_in_use` says so.
+    Where nvidia-smi does not tell the cards' memory there is no plan; `memory_in_use` says so.
     """
     gpus = usable(machine)
     if not gpus or not requested.on_gpu or _untold(gpus):

@@ -8,14 +8,14 @@ from areal_gsm8k.machine.facts import Machine
 from areal_gsm8k.machine.nvidia import GIB
 
 PYTHONS = ((3, 11), (3, 12))
-# RAM below which a run is killed, and below which it is tight. The CPU recipe's processes hold 1 GiB in all; on a GPU
+# RAM below which a run is killed, and below which that is near. The CPU recipe's processes hold 1 GiB in all; on a GPU
 # both sides load CUDA's libraries and, for a moment, the model.
 CPU_MEMORY = (2 * GIB, 4 * GIB)
 GPU_MEMORY = (8 * GIB, 16 * GIB)
-SHARED_MEMORY = GIB  # NCCL's and torch's; Docker gives 64 MiB
+SHARED_MEMORY = GIB  # NCCL and torch need it; Docker gives 64 MiB
 OPEN_FILES = 1024
 ZOMBIES = 50
-SKEW = 120.0  # seconds by which TLS, tokens and W&B begin to fail
+SKEW = 120.0  # clock error in seconds at which TLS, tokens and W&B begin to fail
 
 
 def system(machine: Machine, requested: Requested) -> Finding:

@@ -58,7 +58,7 @@ def proxy(machine: Machine, requested: Requested) -> Finding | None:
 
 
 def hub(machine: Machine, requested: Requested) -> Finding:
-    """Whether what must be downloaded can be."""
+    """Whether the needed downloads are possible."""
     lacking = [name for kind, name in requested.from_hub if not machine.is_cached(kind, name)]
     needed = f"; not on this disk: {', '.join(lacking)}" if lacking else "; nothing is needed from it"
     elsewhere = (

@@ -1,4 +1,4 @@
-"""What the configuration asks of the machine: the same one `./run train` would start with the same arguments."""
+"""The requested configuration: the same one that `./run train` would start with the same arguments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BY_AREAL = ("sglang", "vllm")  # servers that need an NVIDIA GPU
 class Requested:
     """A resolved configuration and the arguments of `./run train` that lead to it.
 
-    `mistake` says why it is not the one that was asked for; `values` is {} where there is none at all.
+    `mistake` says why this is not the requested configuration; `values` is {} where none could be composed.
     """
 
     files: tuple[Path, ...]
@@ -33,7 +33,7 @@ class Requested:
 
     @property
     def backend(self) -> str:
-        """Of the rollout servers: embedded, sglang or vllm."""
+        """The back end of the rollout servers: embedded, sglang or vllm."""
         return str(self.get("allocation_mode") or "embedded").partition(":")[0]
 
     @property
@@ -46,13 +46,13 @@ class Requested:
 
     @property
     def from_hub(self) -> list[tuple[str, str]]:
-        """("models" or "datasets", name) of what is not a folder or file here but has a hub's name."""
+        """("models" or "datasets", name) of each path that is no folder or file here but has the form of a hub name."""
         named = [("models", self.model)]
         named += [("datasets", str(self.get(f"{side}_dataset.path") or "")) for side in ("train", "valid")]
         return [pair for pair in dict.fromkeys(named) if hub.is_hub_id(pair[1]) and not Path(pair[1]).exists()]
 
     def with_settings(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The values with these dotted keys laid over them; None when that is refused."""
+        """The values with these dotted keys laid over them; None when the result cannot run."""
         try:
             changed = [*self.overrides, *compose.as_overrides(settings)]
             return compose.make_plan(list(self.files), changed, self.gpus).values
@@ -61,9 +61,9 @@ class Requested:
 
 
 def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path]) -> Requested:
-    """Compose the configuration; without files that of `recipe`, the overlays for this machine's GPUs.
+    """Compose the configuration; without files, that of `recipe`, the overlays for this machine's GPUs.
 
-    One that cannot run becomes a mistake, beside what would run here.
+    A configuration that cannot run becomes a mistake; the values are then those of one that would run here.
     """
     mistake = ""
     for attempt, settings in ((files or recipe, overrides), (recipe, []), ([], [])):

@@ -2,8 +2,8 @@
 
     python -m areal_gsm8k.launch.prewarm train_grpo.py --config runs/x/y/config.yaml
 
-The launcher writes one JSON line, {"environment": {...}}, to standard input once the rollout servers answer; end of
-file instead means that the launcher is gone or gave up, and this process ends.
+The launcher writes one JSON line, {"environment": {...}}, to standard input once the rollout servers answer; when
+standard input ends instead, the launcher is gone or gave up, and this process ends.
 """
 
 import gc

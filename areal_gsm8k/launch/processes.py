@@ -4,7 +4,7 @@ Embedded allocations: one trainer process a data-parallel rank, started first be
 (launch/prewarm.py), then the start model, then one embedded server a rollout rank; a server that dies is
 restarted with the current weights, `embedded.restarts` times in all. SGLang and vLLM: AReaL's own local launcher
 (areal/infra/launcher/local.py), which starts servers and trainers itself. With `scheduler.type`, one trainer process
-instead, AReaL's single controller; it starts worker processes and, except for embedded, the servers.
+instead, AReaL's single controller; the controller starts worker processes and, except for embedded, the servers.
 """
 
 import json
@@ -59,7 +59,7 @@ class RunProcesses:
         return not self.embedded and not self.plan.get("scheduler.type")
 
     def start_trainers(self) -> None:
-        """Start every trainer. Except for AReaL's, they import AReaL and then wait for `start_servers`."""
+        """Start every trainer. Those that we start ourselves import AReaL and then wait for `start_servers`."""
         arguments = [str(SCRIPT), "--config", str(self.run.config)]
         if self.by_areal:
             command = [sys.executable, "-m", "areal_gsm8k.training.areal_launcher", *arguments]
@@ -99,7 +99,7 @@ class RunProcesses:
             server.wait_healthy(HEALTHY_SECONDS)
 
     def _start_server(self, index: int, port: int = 0) -> ServerProcess:
-        """A server of the current weights, on a free port or the one given."""
+        """Start a server of the current weights, on a free port or on `port`."""
         return ServerProcess(
             self.run.served_weights(),
             self.run.logs / f"server_{index}.log",
@@ -114,7 +114,7 @@ class RunProcesses:
     def running(self) -> bool:
         """False once every trainer has ended well.
 
-        Raises ChildDied when anything ended otherwise for good, GivenUp when a process of the run says that it cannot
+        Raises ChildDied when a process failed for good, GivenUp when a process of the run says that it cannot
         go on, Hung when nothing moves.
         """
         if reason := records.given_up(self.run.records):
@@ -131,7 +131,7 @@ class RunProcesses:
         return bool(unfinished)
 
     def _keep_alive(self, index: int) -> None:
-        """Restart a server that died, on the port the trainers know; they wait for it (training/patient_client.py).
+        """Restart a dead server on the port that the trainers know and wait for (training/patient_client.py).
 
         Raises ChildDied when `embedded.restarts` is spent.
         """
@@ -148,7 +148,7 @@ class RunProcesses:
         event = {"time": self.last_restart, "server": index, "ended": how, "restart": self.restarts, "bound": bound}
         append_lines(self.run.restarts, [event | {"weights": self.run.served_weights(), "log": str(server.log)}])
         server.stop()
-        with suppress(ChildDied):  # it died before it had the port: found dead again and counted at the next look
+        with suppress(ChildDied):  # it died before it took the port: the next look finds it dead and counts it
             self.servers[index] = self._start_server(index, server.port)
 
     def _check_progress(self) -> None:
@@ -184,7 +184,7 @@ def _at(status: dict) -> str:
 def _spmd_environment(rank: int, ranks: int) -> dict[str, str]:
     """What torchrun and AReaL's launcher would set for one rank on this machine, on the loopback interface only.
 
-    MASTER_PORT comes with the go, so that it is free when it is used.
+    The go brings MASTER_PORT, so that the port is free when it is used.
     """
     return {
         "AREAL_SPMD_MODE": "1",

@@ -1,4 +1,4 @@
-"""What a run needs besides a right configuration, looked at before anything is started: model, reward, GPUs, data.
+"""Checks the needs of a run besides its configuration, before anything is started: model, reward, GPUs, data.
 
 Each check names the key, what was found and what to do: `./run train actor.path=no/such/model`
 """
@@ -18,8 +18,8 @@ from areal_gsm8k.grading.rewards import Reward
 def check_model(plan: Plan, ask_hub: bool = True) -> None:
     """The model must be there before anything is started. Raises ConfigError.
 
-    A hub name is asked for once; when the hub does not answer, the children are told to use the local cache only.
-    Without `ask_hub` a name that could be one passes.
+    The hub is asked once for a hub name; when it does not answer, we tell the children to use the local cache only.
+    Without `ask_hub` every name that has the form of a hub name passes.
     """
     path = plan.get("actor.path")
     if plan.start_model or (Path(path) / "config.json").exists():
@@ -58,7 +58,7 @@ def choose_gpus(plan: Plan) -> None:
         return
     if ours := devices.for_areal():
         plan.environment |= ours
-        # AReaL's SGLang server counts its ports up from its GPU's number; beyond this key's value they leave the range.
+        # AReaL's SGLang server counts ports up from its GPU's number; beyond this value they leave the range.
         highest = max(map(int, ours["CUDA_VISIBLE_DEVICES"].split(",")))
         cluster = plan.values["cluster"]
         cluster["n_gpus_per_node"] = max(cluster["n_gpus_per_node"], highest + 1)

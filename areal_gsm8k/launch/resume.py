@@ -1,7 +1,7 @@
 """`./run train --resume RUN`: from a run's directory back to a plan that can be launched.
 
-The configuration is the run's own config.yaml; only what does not change what is learned may be set anew. The trainer
-does the rest: it starts from the newest recovery point it finds (training/recovery_points.py).
+The configuration is the run's own config.yaml; a user may change only keys that do not affect learning. The trainer
+does the rest: it starts from the newest recovery point (training/recovery_points.py).
 """
 
 from dataclasses import asdict, fields
@@ -25,14 +25,14 @@ CHANGEABLE = (
 
 
 def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
-    """The plan of a run that is there already. Raises ConfigError with what was found and what to do."""
+    """The plan of an existing run. Raises ConfigError with what was found and what to do."""
     run = Run(folder)
     if not run.config.exists():
         runs = ", ".join(str(found) for found in nearby(folder)[:5])
         raise ConfigError(
             f"--resume {folder}: no run there (no config.yaml).{f' Runs nearby: {runs}.' if runs else ''}"
         )
-    stored = OmegaConf.merge(asdict(Settings()), OmegaConf.load(run.config))  # keys that a run of old did not have
+    stored = OmegaConf.merge(asdict(Settings()), OmegaConf.load(run.config))  # keys that an old run did not have
     changes = compose.read_overrides(overrides)
     for key in leaves(OmegaConf.to_container(changes)):
         if key not in CHANGEABLE:
@@ -56,12 +56,12 @@ def reopen(folder: Path, overrides: list[str], gpus: int) -> Plan:
     checks.check_values(values, alloc)
     environment |= tracking.prepare(values["stats_logger"], run.root, environment)
     model = Path(values["actor"]["path"])
-    tiny_model = model == tiny.start_model_folder(model.parent, values["seed"])  # made again where it is gone
+    tiny_model = model == tiny.start_model_folder(model.parent, values["seed"])  # made again where its folder is gone
     return Plan(values, alloc, run.root, model if tiny_model else None, environment)
 
 
 def describe(run: Run) -> tuple[int, list[str]]:
-    """The step a resumed run goes on after, and what is to be said about it."""
+    """The step after which a resumed run goes on, and notes for the user."""
     point, notes = recovery.newest(run)
     step = point.step if point else 0
     if point is None:

@@ -1,11 +1,11 @@
-"""The stages of `gsm8k sidebyside`, each a command a person could type, each done once.
+"""The stages of `gsm8k sidebyside`: each is a command that a person could type, and each runs once.
 
     <out>/grpo/<experiment>/grpo/      the GRPO run
     <out>/sft-*/                       the SFT trainings, each for at most GRPO's training time
     <out>/evaluations/                 every model on the same dev rows
     <out>/comparison.md, .json, .png   the table
 
-A stage whose result is there is not done again, so an interrupted call goes on where it stopped.
+A stage whose result exists is skipped, so the same command goes on where an interrupted call stopped.
 """
 
 import shlex
@@ -24,7 +24,7 @@ from areal_gsm8k.runs.run import Run
 from areal_gsm8k.sft import tiny
 
 GSM8K = [sys.executable, "-m", "areal_gsm8k"]
-UPDATES_A_SECOND = 10  # of SFT on the tiny model, fewer than either baseline makes on one core
+UPDATES_A_SECOND = 10  # of SFT on the tiny model; either baseline makes more on one core
 SFT_BATCH = 32
 TINY_STEPS = 160  # of GRPO on the tiny model, two thirds of its recipe: four trainings then fit 20 minutes
 
@@ -76,7 +76,7 @@ def run(config_files: list[Path], overrides: list[str], out: Path, sft_lr: float
 
 
 def baselines(plan: Plan, out: Path) -> list[Baseline]:
-    """The SFT trainings to hold GRPO against; writes the tiny model's two corpora."""
+    """The SFT trainings that GRPO is compared with; writes the tiny model's two corpora."""
     simple, hf = "train_local_simple.py", "train_hf_trainer.py"
     if not plan.start_model:
         rows = plan.get("train_dataset.path")
@@ -120,7 +120,7 @@ def training_seconds(run: Run) -> float:
 
 
 def _stage(name: str, result: Path | None, command: list[str]) -> None:
-    """Run one command with its output shown, unless its result is there. Raises StageFailed."""
+    """Run one command and show its output, unless its result exists. Raises StageFailed."""
     if result and result.exists():
         print(f"== {name}: there already ({result})", flush=True)
         return

@@ -4,7 +4,7 @@
     ./run train --resume RUN
 
 Ctrl-C in training finishes the step and saves; a second one stops at once.
-Exit codes: 0 done, 1 the run failed or was stopped as collapsing, 2 it could not start, 130 Ctrl-C.
+Exit codes: 0 done, 1 the run failed or was stopped as collapsing, 2 the run could not start, 130 Ctrl-C.
 """
 
 import shlex
@@ -34,7 +34,7 @@ from areal_gsm8k.watch import verdict
 from areal_gsm8k.watch.live import LiveView
 
 POLL_SECONDS = 0.25
-# Of the tiny recipe, measured on 2 cores: see docs/verification.md.
+# Durations of the tiny recipe, measured on 2 cores: see docs/verification.md.
 WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.02
 
 
@@ -94,7 +94,7 @@ def _go_on(run: Run) -> str:
 
 
 def _collapse(run: Run) -> str:
-    """Why `collapse.stop` ended the run, what to try, and from where."""
+    """Why `collapse.stop` ended the run, what to try, and from which checkpoint."""
     found, best = verdict.of_run(run), run.checkpoints / "best"
     causes = "".join(f"\n  {number}. {verdict.cause_line(cause)}" for number, cause in enumerate(found.causes, 1))
     return (
@@ -122,7 +122,7 @@ def _plan(config_files: list[Path], overrides: list[str], run: Path | None, cons
 
 
 def _open(plan: Plan, resumed: Path | None, console: Console) -> tuple[Run, int]:
-    """The run's directory, claimed for this process, and the step it goes on after."""
+    """The run's directory, claimed for this process, and the step after which the run goes on."""
     if not resumed:
         return Run.create(plan.run_dir), 0
     run = Run(plan.run_dir)
@@ -134,7 +134,7 @@ def _open(plan: Plan, resumed: Path | None, console: Console) -> tuple[Run, int]
 
 
 def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
-    """What will happen and how long it takes, in one line; only the tiny model's time is known beforehand."""
+    """One line that announces the run and its duration; only the tiny model's time is known beforehand."""
     batch, group = plan.get("train_dataset.batch_size"), plan.get("gconfig.n_samples")
     model, takes = plan.get("actor.path"), "the time left is shown from the first step on"
     if plan.start_model:
@@ -234,7 +234,7 @@ def _finish(plan: Plan, run: Run, console: Console) -> None:
 
 
 def _report(run: Run) -> str:
-    """Write report.html and return its path; or one line on why there is none, for the run itself is done."""
+    """Write report.html and return its path; or return one line with the reason why not: the run itself is done."""
     try:
         from areal_gsm8k.report import page
 

@@ -1,1 +1,1 @@
-"""What this machine is: its host, its NVIDIA GPUs and its network. Nothing here judges; areal_gsm8k/doctor does."""
+"""What this machine is: its host, its NVIDIA GPUs and its network. This room only reads; areal_gsm8k/doctor judges."""

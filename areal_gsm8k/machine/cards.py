@@ -12,7 +12,7 @@ _CARDS = re.compile(r"(?:(?P<count>[1-9]\d*)x)?(?P<gib>\d+(?:\.\d+)?)(?:\s*gi?b)
 
 @dataclass(frozen=True)
 class CardMemory:
-    """One card. `used` is what other programs hold of it."""
+    """One card. `used` is the memory that other programs hold on it."""
 
     gib: float
     used: float = 0.0
@@ -31,9 +31,9 @@ def read(text: str, option: str) -> list[CardMemory]:
 
 
 def here() -> list[CardMemory]:
-    """The NVIDIA cards this process may use, with what is in use on them; none where no driver answers.
+    """The NVIDIA cards this process may use, with the memory in use on them; none where no driver answers.
 
-    In the order of CUDA_VISIBLE_DEVICES; a card whose memory nvidia-smi does not tell is left out.
+    In the order of CUDA_VISIBLE_DEVICES; a card is left out where nvidia-smi does not tell its memory.
     """
     chosen = nvidia.usable(nvidia.listed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return [CardMemory(gpu.memory / GIB, gpu.used / GIB) for gpu in chosen if gpu.memory is not None]

@@ -1,7 +1,7 @@
 """Facts about this machine. Each is read once, when a check first asks for it.
 
-A reader that fails raises, and the check that asked becomes a warning with the reason. Every fact can be put in place
-beforehand, `vars(machine)["cores"] = 1`, which is how tests simulate machines.
+A reader that fails raises, and the check that asked becomes a warning with the reason. Tests simulate machines by
+setting a fact beforehand, `vars(machine)["cores"] = 1`.
 """
 
 import os
@@ -31,8 +31,8 @@ print(json.dumps({"count": torch.cuda.device_count() if there else 0, "archs": t
 
 @dataclass(frozen=True)
 class Disk:
-    path: Path  # the nearest folder that is there
-    kind: str  # file system, "" where it cannot be told
+    path: Path  # the nearest folder that exists
+    kind: str  # file system, "" where it is unknown
     free: int  # bytes
     writable: bool
 
@@ -69,7 +69,7 @@ class Machine:
 
     @cached_property
     def cpu_flags(self) -> set[str]:
-        """The processor's own names of what it can do, e.g. avx2; empty where they cannot be read."""
+        """The processor's names of its instruction sets, e.g. avx2; empty where they cannot be read."""
         found = re.search(r"^(?:flags|Features)\s*:(.*)$", self._text("proc/cpuinfo"), re.MULTILINE)
         return set(found[1].split()) if found else set()
 
@@ -82,7 +82,7 @@ class Machine:
 
     @cached_property
     def memory_free(self) -> int:
-        """Bytes that can be had without swapping."""
+        """Bytes that are available without swapping."""
         import psutil
 
         return psutil.virtual_memory().available
@@ -98,7 +98,7 @@ class Machine:
 
     @cached_property
     def wslconfig(self) -> str | None:
-        """The memory a .wslconfig of this PC's users gives WSL2, as written; None where none says so."""
+        """The memory a .wslconfig of this PC's users gives WSL2, as written; None where no file names any."""
         for file in sorted((self.root / "mnt/c/Users").glob("*/.wslconfig")):
             found = re.search(r"^\s*memory\s*=\s*(\S+)", self._text(file), re.MULTILINE | re.IGNORECASE)
             if found:
@@ -135,7 +135,7 @@ class Machine:
 
     @cached_property
     def zombies(self) -> int:
-        """Processes that ended and that nobody has asked about."""
+        """Processes that ended and that no parent has waited for."""
         import psutil
 
         return sum(p.info["status"] == psutil.STATUS_ZOMBIE for p in psutil.process_iter(["status"]))
@@ -164,7 +164,7 @@ class Machine:
 
     @cached_property
     def torch_sees(self) -> dict:
-        """{"count": GPUs, "archs": ["sm_80", ...]} as torch says, in a process of its own. Raises RuntimeError."""
+        """{"count": GPUs, "archs": ["sm_80", ...]} from torch, in a process of its own. Raises RuntimeError."""
         import json
 
         status, said = nvidia.run([sys.executable, "-W", "ignore", "-c", TORCH], 120)
@@ -206,7 +206,7 @@ class Machine:
         return (int(found[1]), int(found[2])) if found else None
 
     def pins(self, name: str) -> dict[str, str] | None:
-        """{name: version} of requirements/<name>.txt for this Python; None where the file is not there."""
+        """{name: version} of requirements/<name>.txt for this Python; None where there is no such file."""
         from packaging.requirements import Requirement
 
         file = PROJECT / "requirements" / f"{name}.txt"
@@ -231,7 +231,7 @@ class Machine:
         return Path(self.environment.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
 
     def disk(self, folder: Path) -> Disk:
-        """The disk of a folder, there or not yet."""
+        """The disk of a folder, which need not exist yet."""
         there = folder.absolute()
         while not there.exists():
             there = there.parent
@@ -250,7 +250,7 @@ class Machine:
 
     @cached_property
     def answers(self) -> dict[str, WebAnswer]:
-        """Of the hub and the package index."""
+        """The answers of the hub and of the package index."""
         return network.ask({"hub": self.hub_url, "PyPI": "https://pypi.org/simple/pip/"})
 
     @cached_property
@@ -288,7 +288,7 @@ class Machine:
         return self.environment.get("HF_TOKEN") or (file.read_text().strip() if file.exists() else None)
 
     def is_cached(self, kind: str, name: str) -> bool:
-        """Whether a hub "models" or "datasets" is in the cache, with at least one snapshot that holds something."""
+        """Whether a hub "models" or "datasets" is in the cache, with at least one snapshot that is not empty."""
         snapshots = self.hub_cache / f"{kind}--{name.replace('/', '--')}" / "snapshots"
         return any(any(snapshot.iterdir()) for snapshot in snapshots.glob("*"))
 

@@ -1,4 +1,4 @@
-"""What the network gives: addresses and ports of this machine, and web servers that answer within seconds."""
+"""The network: addresses and ports of this machine, and web servers that answer within seconds."""
 
 import random
 import socket
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 SECONDS = 4.0
-PORTS = (10_000, 32_767)  # where AReaL looks for free ones (areal/utils/network.py)
+PORTS = (10_000, 32_767)  # AReaL looks for free ports in this range (areal/utils/network.py)
 TRIED = 40
 
 
 @dataclass(frozen=True)
 class WebAnswer:
-    """What a web server said: `skew` is its clock minus ours in seconds; `error` says why there was no answer."""
+    """The answer of a web server: `skew` is its clock minus ours in seconds; `error` says why there was no answer."""
 
     error: str = ""
     skew: float | None = None
 
 
 def ask(urls: dict[str, str]) -> dict[str, WebAnswer]:
-    """Ask every server at once, for at most SECONDS: names are looked up without a limit of their own."""
+    """Ask every server at once, for at most SECONDS in all, because name look-ups have no limit of their own."""
     answers: dict[str, WebAnswer] = {}
     threads = [
         threading.Thread(target=lambda n=name, u=url: answers.setdefault(n, _ask(u)), daemon=True)
@@ -70,7 +70,7 @@ def free_port() -> int:
 
 
 def free_ports() -> float:
-    """The share of ports that are free, of some drawn from the range AReaL takes its own from."""
+    """The share of free ports in a sample from the range that AReaL takes its ports from."""
     drawn = random.sample(range(*PORTS), TRIED)
     return sum(_is_free("", port) for port in drawn) / TRIED
 
@@ -78,7 +78,7 @@ def free_ports() -> float:
 def host_address() -> str:
     """The address AReaL lets servers listen on (areal/utils/network.py, gethostip). Raises OSError when there is none.
 
-    It is the first of the host name that is no loopback address, else the one of the route outwards.
+    This is the first address of the host name that is no loopback address, else the one of the route outwards.
     """
     for family, _, _, _, address in _addresses(socket.gethostname()):
         if family == socket.AF_INET and not address[0].startswith("127."):

@@ -1,8 +1,8 @@
-"""What `nvidia-smi` says: the driver, the CUDA version it brings, and the GPUs. The only reader of either.
+"""Reads `nvidia-smi`: the driver, its CUDA version and the GPUs. No other file does.
 
 nvidia-smi --query-gpu=index,uuid,name,compute_cap,memory.total,memory.used,compute_mode --format=csv,noheader,nounits
 
-The tool and not NVML: AReaL and ./run ask it too, WSL has it, and its words are what a user sees and searches for.
+We use the tool and not NVML: AReaL and ./run use it too, WSL has it, and a user sees and searches for its words.
 """
 
 import os
@@ -27,18 +27,18 @@ class Gpu:
     name: str
     capability: tuple[int, int]
     memory: int | None  # bytes; None where nvidia-smi does not tell: memory shared with the processor
-    used: int  # bytes, by whatever process; 0 where it is not told
+    used: int  # bytes, by whatever process; 0 where nvidia-smi does not tell
     compute_mode: str = "Default"
 
 
 @dataclass(frozen=True)
 class Driver:
-    """`error` is what nvidia-smi said when it is there and lists nothing; `holders` are lines `pid, program, MiB`."""
+    """`error` is nvidia-smi's message when it exists and lists nothing; `holders` are lines `pid, program, MiB`."""
 
     there: bool = False
     error: str = ""
     version: str = ""
-    cuda: tuple[int, int] | None = None  # the newest CUDA it runs
+    cuda: tuple[int, int] | None = None  # the newest CUDA that the driver runs
     gpus: tuple[Gpu, ...] = ()
     holders: tuple[str, ...] = ()
 
@@ -58,9 +58,9 @@ def run(command: list[str], seconds: float = SECONDS) -> tuple[int, str]:
 
 
 def visible(ids: Sequence[str], variable: str | None) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES leaves of the GPUs `ids`, each by its number, a part of one (MIG) by its name.
+    """Those of the GPUs `ids` that CUDA_VISIBLE_DEVICES leaves, each by its number, a part of one (MIG) by its name.
 
-    As CUDA reads it: numbers and ids, which may be shortened, up to the first that does not exist.
+    CUDA reads numbers and ids, which may be shortened, up to the first that does not exist; so does this.
     """
     if variable is None:
         return [str(number) for number in range(len(ids))]
@@ -98,7 +98,7 @@ def ours() -> list[str]:
 
 
 def read_driver(run: Run = run) -> Driver:
-    """Everything the doctor wants to know. Raises OSError."""
+    """Everything the doctor reports of the driver. Raises OSError."""
     if not shutil.which("nvidia-smi"):
         return Driver()
     try:
@@ -140,7 +140,7 @@ def _gpu(line: str) -> Gpu:
 
 
 def _bytes(mib: str) -> int | None:
-    """Of a number of MiB; None for anything else, such as [N/A]."""
+    """The bytes of a number of MiB; None for anything else, such as [N/A]."""
     return int(mib) * MIB if mib.isdigit() else None
 
 

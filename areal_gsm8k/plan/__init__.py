@@ -1,1 +1,1 @@
-"""What a run will need before it is started: memory (plan/memory) and time (plan/speed)."""
+"""Predicts the memory (plan/memory) and the time (plan/speed) of a run before it is started."""

@@ -1,1 +1,1 @@
-"""The loop: configuration, workflow, trainer and launch. The only floor that imports AReaL."""
+"""The trainer processes: configuration, workflow, trainer and AReaL's launcher. The only room that imports AReaL."""

@@ -6,11 +6,11 @@
 2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
 3. The loss as the algorithm's paper takes its mean: `loss_reduction`. AReaL knows the mean over tokens only.
-4. LoRA: what is saved, for servers and as checkpoints, has the adapter merged in (training/lora.py).
+4. LoRA: saved weights, for servers and as checkpoints, have the adapter merged in (training/lora.py).
 Hooks: `on_advantages` gets a row for every sample of a batch (training/batch_rows.py) once its advantages are
-known; the trainer joins sample records there. `on_weights_saved` gets the folder of new weights before any server loads
-them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single controller: there the controller
-fetches the rows (training/controller.py).
+known; the trainer joins sample records in that hook. `on_weights_saved` gets the folder of new weights before a server
+loads them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single controller: there the
+controller fetches the rows (training/controller.py).
 """
 
 import shutil
@@ -57,7 +57,7 @@ class PackedActor(FSDPPPOActor):
         super()._create_device_model()
         config = self.model.config
         if not hasattr(config, "num_key_value_heads") and not hasattr(config, "text_config"):
-            config.num_key_value_heads = config.num_attention_heads  # AReaL asks for it; GPT-Neo has one a head
+            config.num_key_value_heads = config.num_attention_heads  # AReaL reads it; GPT-Neo has one a head
 
     @override
     def _prepare_mb_list(self, input_: dict[str, Any]):
@@ -72,14 +72,14 @@ class PackedActor(FSDPPPOActor):
         """Save the weights and have every server load them.
 
         A server may die at any moment and is restarted with the folder `on_weights_saved` got last, so that nobody
-        trains on samples of another version than they carry:
-        - idle, generating, evaluating: the last folder is the current version; what it was asked for is asked anew.
-        - saving: the new folder is not named before it is whole, so the restarted server has the old weights. It
-          cannot miss the update, which ends only when every server has loaded the new ones.
-        - from there to the end of the update: it has the new ones, perhaps loads them again, and is not paused. No
-          completion is asked of it: AReaL paused the rollouts of every rank before the update (the save ends in a
-          barrier) and goes on after the version was counted up.
-        The older folder goes when all have the new one: no start that was given the older can then be under way.
+        trains on samples of another version than the samples carry:
+        - idle, generating, evaluating: the last folder is the current version; clients repeat their requests.
+        - saving: the new folder is not named before it is whole, so the restarted server has the old weights. The
+          server cannot miss the update, which ends only when every server has loaded the new weights.
+        - from there to the end of the update: the restarted server has the new weights, perhaps loads them again, and
+          is not paused. Nobody asks it for a completion: AReaL paused the rollouts of every rank before the update
+          (the save ends in a barrier) and goes on after the version was counted up.
+        The older folder goes when all servers have the new one: no server can then be starting from the older folder.
         """
         meta = replace(meta, clear_checkpoint_after_load=False, use_lora=False)  # the folder holds a whole model
         self._save_model_to_hf(meta.path, self.tokenizer, self.processor)  # ends in a barrier
@@ -135,16 +135,16 @@ class PackedActor(FSDPPPOActor):
         self.shuffle_seed = seed
 
     def reduce_loss(self, reduction: str) -> None:
-        """From here on take the loss's mean this way: `loss_reduction` in areal_gsm8k/settings.py."""
+        """From here on average the loss by this `loss_reduction` (areal_gsm8k/settings.py)."""
         self.loss_reduction = reduction
 
     @override
     def train_batch(self, input_: dict[str, Any], loss_fn: Callable, loss_weight_fn: Callable) -> dict[str, float]:
-        """One optimiser step on a minibatch: AReaL's mean of the loss over tokens or, as asked for, over completions.
+        """One optimiser step on a minibatch: AReaL's mean loss over tokens or, by `reduce_loss`, over completions.
 
         A completion's part is its sum over tokens, divided by their number (`sequence_mean`: GRPO, GSPO, SAPO) or by
         `max_new_tokens` (`constant_length`: Dr. GRPO, arXiv 2503.20783, section 3.2). AReaL's losses grow with the
-        advantages in proportion, so these carry the divisor. `input_` holds advantages and loss_mask, (B, T).
+        advantages in proportion, so we divide the advantages. `input_` holds advantages and loss_mask, (B, T).
         """
         if self.loss_reduction == "token_mean":
             return super().train_batch(input_, loss_fn, loss_weight_fn)
@@ -166,7 +166,7 @@ class PackedActor(FSDPPPOActor):
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
         if self.shuffle_seed is not None:
             data = self._shuffled(data, self.shuffle_seed)
-        if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's by them
+        if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's with these
             data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
         groups = super().compute_advantages(data, *args, **kwargs)
         # Tensor-parallel ranks hold copies of their head's batch.

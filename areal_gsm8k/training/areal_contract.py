@@ -2,8 +2,8 @@
 
     python -m areal_gsm8k.training.areal_contract     # writes areal_contract.json anew
 
-AReaL keeps no promise about most of these, and one that is renamed would often be missed in silence: an override that
-nobody calls any more, a hook that never fires. So `broken` compares them with the installed AReaL before anything of a
+AReaL makes no promise about most of these names, and a rename would often go unnoticed: an override that nobody calls
+any more, a hook that never fires. So `broken` compares them with the installed AReaL before anything of a
 run is started (launch/prewarm.py, training/areal_launcher.py), and a test does so in every CI. PyPI's 1.0.4 is not the
 repository's tag v1.0.4: 75 files differ, and resume and LoRA break on a checkout.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from areal_gsm8k.runs.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
-ATTRIBUTE = "attribute"  # set on instances, which have no signature; looked for in the source of its class
+ATTRIBUTE = "attribute"  # an instance attribute, which has no signature; we look for it in the source of its class
 
 # module: {class or function: members}. A reason stands beside every private name.
 TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -43,7 +43,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
             "_create_device_model",  # asks every model for num_key_value_heads
             "_prepare_mb_list",  # the mask under which packed sequences see one another
             "_update_weights_from_disk",  # announces the folder a second before it is there
-            "_save_model_to_hf",  # LoRA: what is saved has the adapter merged in
+            "_save_model_to_hf",  # LoRA: saved weights have the adapter merged in
         ),
     },
     "areal.trainer.ppo.actor": {
@@ -65,14 +65,14 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
             "__init__", "initialize", "prepare_batch", "agenerate", "update_weights_from_disk", "pause", "resume",
             "pause_generation", "continue_generation", "onload", "offload", "submit", "wait", "workflow_executor",
             "addresses", "backend",
-            "_run_request_on_all_servers",  # what every request that must survive a restart goes through
+            "_run_request_on_all_servers",  # every request that must survive a restart goes through it
         ),
     },
     "areal.infra.workflow_executor": {
         "WorkflowExecutor": ("dispatcher", "runner", "staleness_manager", "data_generator"),
         "BatchTaskDispatcher": (
             "submit_task_input",
-            "_active_task_ids",  # how many prompts are under way
+            "_active_task_ids",  # their number is that of the prompts under way
         ),
     },
     "areal.infra.async_task_runner": {"AsyncTaskRunner": ("poll_sleep_time",)},
@@ -101,7 +101,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def touched() -> dict[str, tuple[str, str, str]]:
-    """{dotted name: (module, name in it, member or "")} of all."""
+    """{dotted name: (module, name in it, member or "")} of everything we touch."""
     found = {}
     for module, names in TOUCHED.items():
         for name, members in names.items():
@@ -111,7 +111,7 @@ def touched() -> dict[str, tuple[str, str, str]]:
 
 
 def signature(module: str, name: str, member: str) -> str | None:
-    """What the installed AReaL has there: a signature, a kind of thing that has none, or None for nothing."""
+    """The signature in the installed AReaL, the kind of a thing that has no signature, or None for no such name."""
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError):
@@ -149,7 +149,7 @@ def installed() -> dict[str, str | None]:
 
 
 def broken() -> str | None:
-    """Why the installed AReaL is not the one that we are written for; None when it is. Imports AReaL."""
+    """Why this code does not work with the installed AReaL; None when it does. Imports AReaL."""
     expected, found = json.loads(FILE.read_text(encoding="utf-8")), installed()
     lacks = [name for name, was in expected.items() if found.get(name) is None and was is not None]
     changed = [name for name, was in expected.items() if name not in lacks and found.get(name) != was]
@@ -163,7 +163,7 @@ def broken() -> str | None:
 
 
 def refuse_another_areal() -> None:
-    """End the process with that reason."""
+    """End the process with the reason of `broken`, if there is one."""
     if reason := broken():
         sys.exit(reason)
 

@@ -2,9 +2,9 @@
 
 python -m areal_gsm8k.training.areal_launcher train_grpo.py --config runs/x/y/config.yaml
 
-Three repairs. It puts its own arguments and its logs' names into shell commands; here they are quoted, so that paths
-may hold spaces. It refuses a name-resolve folder that is not there yet, though it would make it; here it is made first.
-It waits 20 minutes for a server that died while it started; here that ends the launch.
+Three repairs. AReaL puts its own arguments and its logs' names into shell commands; here they are quoted, so that paths
+may hold spaces. AReaL refuses a name-resolve folder that does not exist yet, though AReaL itself would make one; here
+the folder is made first. AReaL waits 20 minutes for a server that died while it started; here that ends the launch.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def watch_servers(done: threading.Event) -> None:
-    """Until `done`: end this process and its children when a server has died. The log then ends with its words."""
+    """Until `done`: end this process and its children when a server has died. The log then ends with that server's."""
     while not has_dead_server(psutil.Process()):
         if done.wait(WATCH_SECONDS):
             return
@@ -63,7 +63,7 @@ def watch_servers(done: threading.Event) -> None:
 
 
 def has_dead_server(launcher: psutil.Process) -> bool:
-    """Whether one of AReaL's wrappers among the descendants has a child that ended: it starts nothing but servers."""
+    """Whether one of AReaL's wrappers among the descendants has a dead child: a wrapper starts only servers."""
     for process in launcher.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # gone, or going
             if set(WRAPPERS) & set(process.cmdline()):

@@ -27,11 +27,11 @@ AREAL_STATS = {  # our metric name -> AReaL's key
 
 
 def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[dict[str, Any]]:
-    """What the tensors know of each sample: id, group, advantage, logprob gap and, with a reference policy, KL.
+    """The tensors' facts on each sample: id, group, advantage, logprob gap and, with a reference policy, KL.
 
     `groups` hold sample_id, rewards (G,) and advantages, loss_mask, versions and, when the trainer recomputed logprobs,
     rollout_logprobs and prox_logp, (G, T). The gap is between the two: over all tokens (`logprob_gap`, its mean
-    `logprob_drift`) and over those of the current `version`, where it is an error of the engines, not of staleness.
+    `logprob_drift`) and over tokens of the current `version`, whose gap is an error of the engines, not of staleness.
     `kl` sums log pi - log pi_ref over the tokens, the estimator k1: its mean over samples of pi is the KL, in nats.
     """
     rows = []
@@ -45,7 +45,7 @@ def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[d
             row = {
                 "id": sample_id,
                 "group": f"{rank}-{index}",
-                "reward": group["rewards"][g].item(),  # what was trained on: in the control run, the permuted one
+                "reward": group["rewards"][g].item(),  # the reward of the update: in the control run, the permuted one
                 "advantage": advantage_T.mean().item() if len(advantage_T) else 0.0,
             }
             if gaps_GT is not None:

@@ -1,15 +1,15 @@
-"""One GPU for server and trainer in turns: whoever works has all of it, and the other has given its memory back.
+"""One GPU for server and trainer in turns: whoever works has the whole GPU, and the other has released its memory.
 
     ./run train rollout.scheduling_strategy.type=colocation rollout.scheduling_strategy.target=actor \\
         enable_offload=true sglang.enable_memory_saver=true sglang.mem_fraction_static=0.8
 
 This is AReaL's colocation: its loop (areal/trainer/rl_trainer.py) sends the servers off the GPU after each batch and
-the actor after each update. Three repairs, without which it frees nothing of SGLang's memory or ends in an error:
+the actor after each update. Without three repairs colocation frees nothing of SGLang's memory or ends in an error:
 
-1. SGLang keeps no copy of weights whose memory it releases, and AReaL hands it new ones while it is released. Here an
-   update only saves them (`load_later` of training/actor.py); a server loads the newest whenever it is back.
-2. The server starts first, with its share of an empty GPU. It gives that back before the trainer loads its model.
-3. Evaluations and the preflight take the GPU for their own time, and only when there is one to make.
+1. SGLang keeps no copy of weights whose memory it releases, and AReaL sends new weights while the memory is released.
+   Here an update only saves them (`load_later` of training/actor.py); a server loads the newest when its turn comes.
+2. The server starts first, with its share of an empty GPU. The server releases that before the trainer loads its model.
+3. Evaluations and the preflight take the GPU for their own time, and only when one is due.
 """
 
 import json
@@ -24,7 +24,7 @@ RELEASE_SECONDS = 120
 
 
 def release_servers() -> None:
-    """Before the trainer is made: every server gives its memory back."""
+    """Before the trainer is made: make every server release its memory."""
     for address in filter(None, os.environ.get("AREAL_LLM_SERVER_ADDRS", "").split(",")):
         request = urllib.request.Request(
             f"http://{address}/release_memory_occupation",
@@ -35,13 +35,13 @@ def release_servers() -> None:
 
 
 class Turns:
-    """Whose turn it is on the GPU; at first the trainer's. `client`: of training/rollouts.py."""
+    """The turns on the GPU; the trainer has the first. `client`: of training/rollouts.py."""
 
     def __init__(self) -> None:
         self._servers_hold_gpu = False
 
     def to_servers(self, client, weights: str) -> None:
-        """The GPU is the servers', with the weights of this folder or hub name: their own are gone."""
+        """Give the servers the GPU, and the weights of this folder or hub name: their own are gone."""
         client.onload()
         client.load(weights)
         client.continue_generation()
@@ -49,7 +49,7 @@ class Turns:
         self._servers_hold_gpu = True
 
     def to_trainer(self, client) -> None:
-        """The GPU is the trainer's; nothing to do when it is already: at the start, and after an evaluation."""
+        """Give the trainer the GPU, unless the trainer has it already: at the start, and after an evaluation."""
         if not self._servers_hold_gpu:
             return
         client.pause()
@@ -60,7 +60,7 @@ class Turns:
 
     @contextmanager
     def servers_at_work(self, client, weights: str) -> Iterator[None]:
-        """The GPU is the servers' within, the trainer's again afterwards; `client` may send them requests."""
+        """Within the block the servers have the GPU, and `client` may send requests; afterwards the trainer has it."""
         self.to_servers(client, weights)
         try:
             yield

@@ -2,7 +2,7 @@
 
 With `scheduler.type=local|ray|slurm` the trainer is one process without a model; AReaL's scheduler starts workers, and
 the trainer calls the engines in them: `PackedActor` (training/actor.py) and our clients of rollout servers
-(training/rollouts.py). What each engine does in SPMD mode it does in its worker; this file holds the rest.
+(training/rollouts.py). In its worker each engine does the same as in SPMD mode; this file holds the rest.
 
     ./run train scheduler.type=local
 """
@@ -26,7 +26,7 @@ from areal_gsm8k.runs.records import give_up
 from areal_gsm8k.training.rollouts import NEVER_STALE, RunsAhead, engine_class
 
 QUEUE_SECONDS = 7 * 24 * 3600.0  # longest wait for workers' jobs to start
-SLURM_STATES = {  # which AReaL does not know (a KeyError), or takes for success (it would wait for dead workers)
+SLURM_STATES = {  # states that AReaL does not know (a KeyError), or takes for success (it would wait for dead workers)
     "CONFIGURING": JobState.PENDING,
     "SUSPENDED": JobState.RUNNING,
     "NODE_FAIL": JobState.FAILED,
@@ -38,7 +38,7 @@ SLURM_STATES = {  # which AReaL does not know (a KeyError), or takes for success
 
 
 class ActorController(PPOActorController):
-    """Calls `PackedActor` in its workers; `on_advantages`, `shuffle_rewards` and `reduce_loss` as there."""
+    """Calls `PackedActor` in its workers; has the actor's `on_advantages`, `shuffle_rewards` and `reduce_loss`."""
 
     on_advantages: Callable[[list[dict[str, Any]]], None]
 
@@ -59,8 +59,8 @@ class ActorController(PPOActorController):
 class RolloutsController(RunsAhead, RolloutController):
     """Calls our clients of rollout servers in their workers; runs ahead as they do, and gives up as they do.
 
-    AReaL's controller takes a group that a worker could not make, for whatever reason, even when the worker is dead,
-    for a rejected one and asks for ever. `max_lost` of them in a row end the run; None is no bound.
+    When a worker fails to make a group, for whatever reason, even when the worker is dead, AReaL's controller takes the
+    group for a rejected one and asks for ever. `max_lost` lost groups in a row end the run; None is no bound.
     """
 
     max_lost: int | None = None
@@ -90,10 +90,10 @@ class RolloutsController(RunsAhead, RolloutController):
 
 
 def slurm_scheduler(config: PPOConfig) -> SlurmScheduler:
-    """AReaL's, with the container, the mounts and srun's options that `actor.scheduling_spec` names.
+    """AReaL's Slurm scheduler, with the container, the mounts and srun's options that `actor.scheduling_spec` names.
 
     AReaL's trainer leaves these keys unread: every worker would run under Singularity, with only /storage mounted. And
-    its scheduler gives workers 300 s from sbatch to answer, the time in the queue included.
+    AReaL's scheduler gives workers 300 s from sbatch to answer, the time in the queue included.
     """
     slurm.STATUS_MAPPING.update(SLURM_STATES)
     spec = config.actor.scheduling_spec[0]
@@ -109,7 +109,7 @@ def slurm_scheduler(config: PPOConfig) -> SlurmScheduler:
 def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsController:
     """Workers connected to rollout servers: those of AREAL_LLM_SERVER_ADDRS, else ones that AReaL starts.
 
-    AReaL's `_init_rollout` knows the second way only, and only its own engines. The evaluation's clients live in the
+    AReaL's `_init_rollout` knows the second way only, and AReaL's own engines only. Evaluation clients live in the
     rollout workers and use their servers.
     """
     config = deepcopy(config)

@@ -1,6 +1,6 @@
-"""Dev evaluations of the policy, in the place of AReaL's Evaluator, which keeps none of the completions.
+"""Dev evaluations of the policy, in the place of AReaL's Evaluator, which saves no completions.
 
-    <run>/evaluations/step_NNNNN.jsonl    every graded completion; its metrics stand in that step's row as dev/...
+    <run>/evaluations/step_NNNNN.jsonl    every graded completion; the metrics stand in that step's row as dev/...
 
 AReaL's loop calls `evaluate` after every step; `evaluator.freq_steps` and its siblings say which steps get one.
 """
@@ -39,11 +39,11 @@ class DevEvaluator:
         self._accuracy: float | None = None
 
     def evaluate(self, evaluate_fn: Callable[[], None], epoch: int, step: int, global_step: int) -> None:
-        """Evaluate when it is due. `evaluate_fn` is AReaL's: it samples every dev row and waits for all."""
+        """Evaluate when an evaluation is due. `evaluate_fn` is AReaL's: it samples every dev row and waits for all."""
         self.areal.evaluate(lambda: self.evaluate_now(evaluate_fn), epoch, step, global_step)
 
     def evaluate_now(self, evaluate_fn: Callable[[], None]) -> None:
-        """Evaluate the policy as it is; the metrics wait for the recorder's next row. Called by all ranks."""
+        """Evaluate the current policy; the metrics wait for the recorder's next row. Called by all ranks."""
         self.status("evaluating", step=self.recorder.steps_done)
         with self.servers_at_work():
             evaluate_fn()
@@ -55,7 +55,7 @@ class DevEvaluator:
         self._accuracy = self.ranks.from_first(self.recorder.evaluated.get("dev/accuracy"))
 
     def take_accuracy(self) -> float | None:
-        """Dev accuracy of the last evaluation, once; None when there was none since."""
+        """Dev accuracy of the last evaluation, once; None when no evaluation followed the last call."""
         accuracy, self._accuracy = self._accuracy, None
         return accuracy
 

@@ -1,7 +1,7 @@
-"""LoRA weights merged into the model they were trained beside.
+"""Merges LoRA weights into the model that they were trained beside.
 
-AReaL 1.0.4 sends bare adapters to SGLang and vLLM, from its single controller only; our embedded server takes none. A
-whole model is what all of them load, what `gsm8k eval` reads and what recovers, so that is what is saved:
+AReaL 1.0.4 sends bare adapters to SGLang and vLLM, from its single controller only; our embedded server takes none. All
+of them load a whole model, `gsm8k eval` reads one and a resumed run starts from one, so we save the merged model:
 
     ./run train --config configs/algorithms/lora.yaml
 """

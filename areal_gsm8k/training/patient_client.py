@@ -1,8 +1,8 @@
-"""AReaL's client of rollout servers, patient with one that is being restarted.
+"""AReaL's client of rollout servers, which here waits for a server that is being restarted.
 
 The launcher restarts a dead embedded server (launch/processes.py). A start takes longer than AReaL's
-`rollout.request_retries` tries a second apart, after which it would give the sample up. Here whatever met a dead server
-waits for the next one: a completion is generated anew from its prompt, a pause, update or continue is asked for again.
+`rollout.request_retries` tries a second apart, after which AReaL would drop the sample. Here a request that met a dead
+server waits for the next one: a completion is generated anew from its prompt; a pause, update or continue is repeated.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from areal.infra.remote_inf_engine import RemoteInfEngine
 from typing_extensions import override
 
 RETRY_SECONDS = 0.5
-# AReaL puts what aiohttp raised into the text of a RuntimeError (areal/infra/utils/http.py) and nowhere else.
+# AReaL puts aiohttp's exception into the text of a RuntimeError (areal/infra/utils/http.py) and nowhere else.
 NO_ANSWER = re.compile(
     r"Last error: (Client(Connector|Connection|ConnectionReset|OS|Payload)Error|ServerDisconnectedError)\("
 )
 
 
 def is_unreachable(failure: Exception) -> bool:
-    """Whether there was no whole answer, as from a server that died; False when it answered with an error."""
+    """Whether there was no whole answer, as from a dead server; False when the server answered with an error."""
     return isinstance(failure, ConnectionError) or bool(NO_ANSWER.search(str(failure)))
 
 
@@ -65,8 +65,8 @@ class Attempts:
 class PatientClient(RemoteInfEngine):
     """AReaL's client, with its requests repeated here: AReaL itself makes each once.
 
-    So a completion that met a dead server starts again at the top of `agenerate`, which waits while rollouts are
-    paused. That keeps versions right: from the save of new weights until the trainer counts them as its version
+    A completion that met a dead server therefore starts again at the top of `agenerate`, which waits while rollouts are
+    paused. The wait keeps versions right: from the save of new weights until the trainer counts them as its version
     nobody asks for a completion, and a server restarted in between may already serve the new ones.
     """
 
@@ -90,7 +90,7 @@ class PatientClient(RemoteInfEngine):
 
     @override
     def update_weights_from_disk(self, meta: WeightUpdateMeta) -> Future[None]:
-        """Returns once every server serves the folder `meta.path`."""
+        """Return once every server serves the folder `meta.path`."""
 
         def load() -> Future[None]:
             loading = RemoteInfEngine.update_weights_from_disk(self, meta)

@@ -32,7 +32,7 @@ class PolicySaver:
             self.save_as(f"step_{global_step + 1:05d}")
 
     def save_if_best(self, accuracy: float | None) -> bool:
-        """Save as `best` a model whose dev accuracy beats all before; None: it was not evaluated."""
+        """Save as `best` a model whose dev accuracy beats all before; None: the model was not evaluated."""
         if accuracy is None or accuracy <= self.best_accuracy:
             return False
         self.best_accuracy = accuracy
@@ -40,7 +40,7 @@ class PolicySaver:
         return True
 
     def save_as(self, name: str) -> None:
-        """Save the model under checkpoints/<name>, replacing an older one only when complete. Called by all ranks."""
+        """Save the model as checkpoints/<name>; only a complete one replaces an older one. Called by all ranks."""
         folder = self.run.checkpoints / name
         unfinished = self.ranks.from_first(checkpoints.partial(folder) if self.ranks.first else folder)
         self.actor.save(

@@ -1,8 +1,8 @@
 """The preflight before step 1: sample groups of training prompts with the untrained policy, and say whether to train.
 
-    <run>/preflight.json, preflight.jsonl     what was found, and the completions
+    <run>/preflight.json, preflight.jsonl     the findings, and the completions
 
-What is found and when it forbids training: watch/preflight.py. `preflight=false` leaves it out.
+watch/preflight.py says what the findings are and when they forbid training. `preflight=false` skips the preflight.
 """
 
 import json
@@ -12,7 +12,7 @@ from areal_gsm8k.watch import preflight
 
 
 def allows_training(trainer, workflow: str, workflow_kwargs: dict) -> bool:
-    """Sample, write what came back; False when training would be in vain. Called by all ranks of a GSM8KTrainer."""
+    """Sample, write the files; False when training would be in vain. Called by all ranks of a GSM8KTrainer."""
     trainer.status("preflight")
     config, actor, dataset = trainer.config, trainer.actor, trainer.train_dataloader.dataset
     if actor.is_data_parallel_head():

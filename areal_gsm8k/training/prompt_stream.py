@@ -1,7 +1,7 @@
-"""AReaL's training dataloader, its prompts numbered by their place in the run's data order, done ones left out.
+"""AReaL's training dataloader with numbered prompts: by their place in the run's data order, without those done.
 
 The order is a function of the configuration alone: epoch after epoch of AReaL's DistributedSampler. So the number (the
-`position`) names a prompt for good, and a resumed run goes on with whatever its ledger does not hold, in order.
+`position`) names a prompt for good, and a resumed run goes on, in order, with the prompts that its ledger lacks.
 """
 
 from collections.abc import Iterator

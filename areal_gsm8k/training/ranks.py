@@ -1,4 +1,4 @@
-"""What the trainer's ranks tell one another: small Python objects, beside the tensors that AReaL exchanges."""
+"""Messages between the trainer's ranks: small Python objects, beside the tensors that AReaL exchanges."""
 
 from typing import TypeVar
 

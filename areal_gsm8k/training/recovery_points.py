@@ -1,8 +1,8 @@
 """Recovery checkpoints of a trainer that can be killed, in the place of AReaL's RecoverHandler.
 
 AReaL's own (areal/utils/recover.py) overwrites its only checkpoint in place, forgets the learning-rate schedule and
-counts prompts as done that were only drawn ahead. Here two are kept, written atomically, with the schedule and the
-ledger of done prompts. On the disk: runs/recovery.py. Go on from the newest with `./run train --resume RUN`.
+counts prompts as done that were only drawn ahead. Here two checkpoints stay, written atomically, with the schedule and
+the ledger of done prompts. runs/recovery.py has their files. To go on from the newest: `./run train --resume RUN`.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ COLLABORATORS = ("saver", "evaluator", "stats_logger")  # of AReaL's trainer; ea
 
 
 def find(run: Run, rank: int) -> RecoveryPoint | None:
-    """Where the run is to go on, before AReaL's trainer is made; rank 0 says what was passed over."""
+    """The point to go on from, before AReaL's trainer is made; rank 0 reports the points that were passed over."""
     newest, notes = recovery.newest(run)
     for note in notes if rank == 0 else []:
         print(note, flush=True)
@@ -38,17 +38,17 @@ class RecoveryPoints:
         self.freq_ctl, self.trainer = areal.freq_ctl, trainer
 
     def dump(self, *_, **__) -> None:
-        """Nothing: AReaL's loop calls this before the step is on file. The step's recorder saves after it is."""
+        """Nothing: AReaL's loop calls this before the step is on file. The trainer saves after the step is on file."""
 
     def load(self, *_, **__) -> None:
-        """Nothing: AReaL calls this before its trainer is whole. `restore` does it afterwards."""
+        """Nothing: AReaL calls this before its trainer is whole. `restore` loads afterwards."""
 
     def due(self, end_of_epoch: bool) -> bool:
-        """Whether a point is due after the step just done. Counts, so it is asked once a step."""
+        """Whether a point is due after the step just done. A call counts the step, so call once a step."""
         return self.freq_ctl.check(epochs=int(end_of_epoch), steps=1)
 
     def save(self) -> None:
-        """Save model, optimiser and all that steers the run, after a step that is on file. Called by all ranks."""
+        """Save model, optimiser and all other state of the run, after a step that is on file. Called by all ranks."""
         trainer, step = self.trainer, self.trainer.stats_logger.steps_done
         if trainer.scheduler:  # AReaL's single controller: the optimiser is in its workers, and --resume is refused
             return
@@ -71,7 +71,7 @@ class RecoveryPoints:
     def restore(self, point: RecoveryPoint) -> RecoverInfo:
         """Load model, optimiser and schedule, and bring the servers up to the policy.
 
-        Returns what AReaL's loop asks for its first step (`recover_info`).
+        Returns `recover_info`, from which AReaL's loop takes its first step.
         """
         trainer, step, state = self.trainer, point.step, point.state
         trainer.actor.load(_checkpoint(point.folder))

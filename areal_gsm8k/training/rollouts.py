@@ -1,11 +1,11 @@
 """AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with four repairs.
 
-1. It connects to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
+1. The client connects to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
 2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
    its one-second poll nothing is generated during the update; after each batch we submit up to the staleness bound.
 3. A batch in which every group was rejected (`dynamic_bs=true`) is collected again, a bounded number of times; the
    trainer cannot redistribute an empty one.
-4. A run repeats: batches come in data order instead of AReaL's shuffle by a global generator, and every SGLang request
+4. Runs repeat: batches come in data order instead of AReaL's shuffle by a global generator, and every SGLang request
    carries the seed its workflow gave it (the embedded server draws by nothing else; SGLang itself heeds it only with
    --enable-deterministic-inference).
 """
@@ -76,7 +76,7 @@ class SeededRequests(SGLangBackend):
 
 
 class Rollouts(RunsAhead, PatientClient):
-    """A client of one kind of server: a pause of milliseconds stays one, and batches come in data order."""
+    """A client of one kind of server: a pause of milliseconds stays that short, and batches come in data order."""
 
     backend_class: type
 
@@ -97,7 +97,7 @@ class Rollouts(RunsAhead, PatientClient):
     def prepare_batch(self, *args, **kwargs) -> list[dict]:
         return sorted(super().prepare_batch(*args, **kwargs), key=lambda group: group["sample_id"][0].item())
 
-    # What AReaL's loop asks of a client and only its wrappers (areal/engine/sglang_remote.py) have.
+    # AReaL's loop calls these methods of a client, and only AReaL's wrappers (areal/engine/sglang_remote.py) have them.
 
     @override
     def export_stats(self) -> dict[str, float]:
@@ -128,7 +128,7 @@ def engine_class(backend: str) -> type[Rollouts]:
 def connect(backend: str, config: InferenceEngineConfig, ranks: int, is_eval: bool, run: RunConfig) -> Rollouts:
     """A client of the servers named in AREAL_LLM_SERVER_ADDRS or registered by AReaL's launcher.
 
-    `ranks`: data-parallel trainers. Only a dead embedded server is restarted, so only such a one is waited for.
+    `ranks`: data-parallel trainers. Only a dead embedded server is restarted, so the client waits for no other.
     """
     config = deepcopy(config)
     if is_eval:

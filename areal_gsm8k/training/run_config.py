@@ -70,7 +70,7 @@ def check_lengths(config: RunConfig, tokenizer, problems, dev_problems) -> None:
 
 
 def _context(config: RunConfig) -> dict[str, int]:
-    """{key: tokens} of what the rollout server takes in one request; {} for no limit but the model's own."""
+    """{key: tokens}: the limit of one request to the rollout server; {} for no limit but the model's own."""
     backend = config.rollout.backend.partition(":")[0]
     if backend not in SERVERS:
         return {}

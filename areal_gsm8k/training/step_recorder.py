@@ -1,11 +1,11 @@
-"""What a training step leaves on file, in the place of AReaL's StatsLogger: samples, metrics, and what follows them.
+"""Writes each training step to files, in the place of AReaL's StatsLogger: samples, metrics, then `after_step`.
 
 AReaL's loop calls `commit` once a step, after the update, the save and the evaluation. By then the actor has handed
 over the step's sample rows (`consume`), and the workflows have written their records (runs/records.py). The recorder
 joins the two by id:
 
-    <run>/samples/step_NNNNN.jsonl    what the step consumed
-    <run>/samples/rejected.jsonl      what no step did, and why
+    <run>/samples/step_NNNNN.jsonl    the samples the step consumed
+    <run>/samples/rejected.jsonl      the samples no step consumed, and why
     <run>/metrics.jsonl               one row a step, docs/metrics.md
 """
 
@@ -24,7 +24,7 @@ from areal_gsm8k.training.ranks import Ranks
 
 
 class StepRecorder:
-    """AReaL's StatsLogger as its loop, recovery and `close` use it; what it gets goes on to AReaL's own.
+    """AReaL's StatsLogger as its loop, recovery and `close` use it; the statistics also go to AReaL's own logger.
 
     `after_step(end_of_epoch)` is called by all ranks once a step is on file; it may raise to end the run.
     """
@@ -46,7 +46,7 @@ class StepRecorder:
         self._started = time.perf_counter()
 
     def start(self) -> None:
-        """The next step's time begins now."""
+        """Start the clock of the next step."""
         self._started = time.perf_counter()
 
     def consume(self, rows: list[dict[str, Any]]) -> None:
@@ -54,7 +54,7 @@ class StepRecorder:
         self._consumed = rows
 
     def commit(self, epoch: int, step: int, global_step: int, data: dict[str, float]) -> None:
-        """Put step `global_step` (counted from 0) on file. `data`: AReaL's statistics of it. Called by all ranks."""
+        """Put step `global_step` (counted from 0) on file. `data`: AReaL's statistics. Called by all ranks."""
         consumed = self.ranks.gather(self._consumed)
         ours: dict[str, Any] = {}
         if self.ranks.first:
@@ -76,12 +76,12 @@ class StepRecorder:
         if self.ranks.first:
             row = {"step": self.steps_done} | self.evaluated
             append_lines(self.run.metrics, [row])
-            # AReaL counts its rows from 0 and never back: with this one at 0, step n of the run is its row n.
+            # AReaL counts its rows from 0 and never back: with this row at 0, step n of the run is AReaL's row n.
             self.areal.commit(0, -1, self.steps_done - 1, _numbers(row))
         self.evaluated = {}
 
     def flush_rejected(self) -> list[dict[str, Any]]:
-        """Write what no step will consume to samples/rejected.jsonl."""
+        """Write the samples that no step will consume to samples/rejected.jsonl."""
         if not self.ranks.first:
             return []
         rejected = [row | {"step": self.steps_done + 1} for row in self.reader.take_rejected()]
@@ -109,5 +109,5 @@ class StepRecorder:
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """What trackers accept: no nulls."""
+    """The row without nulls, which trackers refuse."""
     return {name: value for name, value in row.items() if value is not None}

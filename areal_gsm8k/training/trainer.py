@@ -1,15 +1,15 @@
 """AReaL's PPOTrainer with collaborators that write a run's directory, and with engines that work here.
 
-The training loop itself is AReaL's `PPOTrainer.train` (areal/trainer/rl_trainer.py). It talks to collaborators through
-their public methods, and after its __init__ ours stand in their places:
+The training loop itself is AReaL's `PPOTrainer.train` (areal/trainer/rl_trainer.py). The loop talks to collaborators
+through their public methods, and after AReaL's __init__ ours stand in their places:
 
-    train_dataloader    PromptStream      which prompts come, and which are done
-    stats_logger        StepRecorder      what a step leaves on file; then `_after_step`
+    train_dataloader    PromptStream      the order of prompts, without those done
+    stats_logger        StepRecorder      the files of each step; then `_after_step`
     evaluator           DevEvaluator      dev evaluations, also before the first step and after the last
     saver               PolicySaver       Hugging Face checkpoints, there whole or not at all
-    recover_handler     RecoveryPoints    what a killed run goes on from
+    recover_handler     RecoveryPoints    the state from which a killed run goes on
 
-Overridden is only what decides which engines AReaL makes, and when they take turns on one GPU.
+We override only the methods that choose AReaL's engines, and those for turns on one GPU.
 """
 
 import functools
@@ -36,7 +36,7 @@ from areal_gsm8k.watch.diagnosis import COLLAPSING
 
 
 class StopAfterStep(Exception):
-    """The run ends after the step just done, which is saved: asked for (STOPPED), or found collapsing (COLLAPSED)."""
+    """The run ends after the step just done, which is saved: by request (STOPPED), or as collapsing (COLLAPSED)."""
 
     def __init__(self, phase: str):
         super().__init__(phase)
@@ -45,7 +45,7 @@ class StopAfterStep(Exception):
 
 class GSM8KTrainer(PPOTrainer):
     config: RunConfig
-    actor: Any  # PackedActor, or the controller of those in AReaL's workers
+    actor: Any  # PackedActor, or the controller of the PackedActors in AReaL's workers
     train_dataloader: PromptStream
     stats_logger: StepRecorder
     evaluator: DevEvaluator
@@ -110,14 +110,14 @@ class GSM8KTrainer(PPOTrainer):
         self.status(FINISHED)
 
     def status(self, phase: str, **details) -> None:
-        """Say what the run is doing, for whoever watches."""
+        """Write the run's phase to its status file, for the launcher and `gsm8k watch`."""
         if self.rank == 0:
             self.run.set_status(phase, **details)
 
     # Around AReaL's steps
 
     def _begin_step(self) -> None:
-        """Random numbers of the next step: a function of seed, rank and step, so that a resumed run draws the same."""
+        """Seed the next step by a function of seed, rank and step, so that a resumed run draws the same numbers."""
         step = self.stats_logger.steps_done
         seeding.set_random_seed(self.config.seed, key=f"trainer{self.rank}-step{step}")
         self.status("rollout", step=step + 1)
@@ -145,7 +145,7 @@ class GSM8KTrainer(PPOTrainer):
         return COLLAPSED if collapsing else None
 
     def _evaluate_alone(self, evaluate) -> None:
-        """An evaluation outside AReaL's loop, with a row of its own in metrics.jsonl."""
+        """Evaluate outside AReaL's loop, with a row of its own in metrics.jsonl."""
         self.evaluator.evaluate_now(evaluate)
         self.saver.save_if_best(self.evaluator.take_accuracy())
         self.stats_logger.commit_evaluation()
@@ -180,7 +180,7 @@ class GSM8KTrainer(PPOTrainer):
 
     @override
     def _save_initial_lora_weights(self) -> None:
-        """Nothing: servers get merged weights, and start with the model that the adapter starts beside."""
+        """Nothing: servers get merged weights, and start with the base model of the adapter."""
 
     # One GPU in turns (training/colocation.py)
 

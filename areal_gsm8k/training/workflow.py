@@ -1,8 +1,8 @@
 """The rollout workflow: prompt, generate, grade, and return what AReaL trains on.
 
 Like AReaL's RLVRWorkflow (areal/workflow/rlvr.py) one call is one sample; AReaL calls it `gconfig.n_samples` times a
-prompt and concatenates. Beyond that it grades through math_parser, counts a reward that could not be computed as an
-error instead of a wrong answer, and writes a sample record whose integer id travels with the tensors.
+prompt and concatenates. Beyond that our workflow grades through math_parser, counts a failed reward computation as
+an error instead of a wrong answer, and writes a sample record whose integer id travels with the tensors.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ from areal_gsm8k.settings import Settings
 
 @dataclass
 class Shared:
-    """What the workflows of one process share: given by import string, AReaL makes a new one for every prompt."""
+    """State that the workflows of one process share: AReaL makes a new workflow, by import string, for every prompt."""
 
     writer: RecordWriter
     group_size: int  # of a training prompt
     drop_without_signal: bool
     reward: rewards.Reward  # with the processes of a user's own function
-    failures: int = 0  # samples that could not be had, since the last complete group
+    failures: int = 0  # samples that failed since the last complete group
 
 
 _shared: dict[str, Shared] = {}  # by the folder of the records: one run, so one entry, but in tests
 
 
 def shared(records: Path | str, settings: Settings, group_size: int, max_new_tokens: int) -> Shared:
-    """The process's own for this folder of sample records, made at the first call."""
+    """This process's Shared for this folder of sample records, made at the first call."""
     if str(records) not in _shared:
         reward = rewards.Reward.from_settings(settings.reward, max_new_tokens)
         _shared[str(records)] = Shared(RecordWriter(records), group_size, settings.drop_groups_without_signal, reward)
@@ -113,7 +113,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         return _tensors(response, reward, sample_id)
 
     def _sample_id(self, position: int | None) -> int:
-        """In training a function of the data order, so that a resumed run gives a sample the id and seed it had."""
+        """In training a function of the data order, so that a resumed run gives each sample the same id and seed."""
         if position is None:
             return self.writer.new_id()
         sample = self.begun.pop(position, 0)
@@ -168,7 +168,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         }
 
     def _failed(self, failure: Exception) -> None:
-        """Count a sample that could not be had. Too many end the run: AReaL would go on asking for ever."""
+        """Count a failed sample. Too many end the run: AReaL would go on asking for ever."""
         stats_tracker.get(workflow_context.stat_scope()).scalar(sample_error=1)
         self.shared.failures += 1
         if self.shared.failures == self.settings.max_failures:
@@ -199,7 +199,7 @@ def _tensors(response: ModelResponse, reward: float, sample_id: int) -> dict[str
 def accept_group(group: dict[str, torch.Tensor]) -> bool:
     """Whether a finished training group reaches the trainer: AReaL's `dynamic_filter_fn`, by its import string.
 
-    A group that lost a sample never does: AReaL would keep it, and its Normalization, which slices by a fixed group
+    A group that lost a sample never does: AReaL would keep the group, and Normalization, which slices by a fixed group
     size, would misalign every later group (areal/utils/data.py). Groups without signal are rejected on request.
     """
     run = next(reversed(_shared.values()))

@@ -2,8 +2,8 @@
 
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) counts them for Megatron's GPT: `s b h (34 + 5 a s / h)` bytes a
 layer. Here they are counted for the code that really runs: transformers 5.3's Llama, Qwen2, Qwen3 and GPT-Neo, packed
-sequences in one row of T tokens, under sdpa, flash or eager attention. Element sizes are the compute dtype's `e` bytes
-but where float32 is forced (norms, softmax). The comments below name the tensors;
+sequences in one row of T tokens, under sdpa, flash or eager attention. Element sizes are the compute dtype's `e` bytes,
+except where float32 is forced (norms, softmax). The comments below name the tensors;
 tests/plan/test_memory_training.py holds the sums against measured steps.
 """
 
@@ -16,7 +16,7 @@ MASKED = ("sdpa", "eager")  # attention that takes packed sequences apart by a (
 
 @dataclass(frozen=True)
 class Activations:
-    """What one pass over T tokens keeps, in bytes on one rank.
+    """The tensors that one pass over T tokens saves, in bytes on one rank.
 
     `element` is the compute dtype's size; `attention` is actor.attn_impl; `tensor` is the tensor-parallel size: AReaL
     splits heads, MLP and, between them, the sequence (areal/engine/fsdp_utils/parallel.py, apply_non_moe_tp).
@@ -88,23 +88,23 @@ class Activations:
 
     @property
     def mask(self) -> int:
-        """Which token sees which: booleans, or for eager attention numbers to add."""
+        """The attention mask: booleans, or for eager attention numbers to add."""
         return self.tokens**2 * (1 if self.attention == "sdpa" else self.element) if self.attention in MASKED else 0
 
     @property
     def shared(self) -> int:
-        """Saved once a pass: token ids, positions, rotary tables."""
+        """Tensors saved once a pass: token ids, positions, rotary tables."""
         tables = 2 * self.shape.head_dim * self.element if self.shape.gated else 0
         return self.tokens * (16 + tables)
 
     def kept(self, checkpointing: bool) -> int:
-        """Alive when the forward pass ends; with gradient checkpointing each layer's input, and the mask for later."""
+        """Bytes alive after the forward pass; with checkpointing each layer's input, and the mask for later."""
         layers = self.shape.layers
         saved = layers * self.hidden // self.tensor + self.mask if checkpointing else layers * self.layer
         return saved + self.norm + self.shared
 
     def layer_backward(self, checkpointing: bool, layers_left: int) -> int:
-        """Most that is alive while one layer is differentiated and `layers_left`, itself included, are still to be.
+        """Most bytes alive in the backward pass of one layer; `layers_left` layers, this one included, are still to do.
 
         In the MLP: the layer's saved tensors less the product, which is used first, and three gradients of its width.
         In eager attention, when the MLP's are gone: softmax, its gradient, and the scores' gradient, all float32.
@@ -117,7 +117,7 @@ class Activations:
 
     @property
     def forward_only(self) -> int:
-        """Most that is alive in a pass that keeps nothing: one layer's MLP, or its attention with mask or scores."""
+        """The most bytes alive in a pass that keeps nothing: one layer's MLP, or its attention with mask or scores."""
         query = self.tokens * self.shape.query // self.tensor * self.element
         mask = self.tokens**2 * self.element if self.attention == "sdpa" else 0
         working = max(3 * self.inner, 4 * query + mask, self.scores * 8)

@@ -1,9 +1,9 @@
-"""What to change so that a plan fits, in the order of what hurts least, which is docs/troubleshooting.md's.
+"""Finds the changes that make a plan fit, the least harmful first, in the order of docs/troubleshooting.md.
 
-First what changes no number of the run (how a step is cut up, how much of the card the server takes, what is kept and
-what recomputed), then precision, adapters instead of all weights, and fewer or shorter completions. Last what moves
-things between the card and the machine's memory, which is slow: Adam's states, server and trainer in turns, all
-weights. A change is kept only when the plan needs it and gets smaller by it: the batch size, for one, is no part of the
+First come changes that alter no number of the run (how a step is cut up, the server's share of the card, recomputing
+instead of storing), then precision, adapters instead of all weights, and fewer or shorter completions. Last come moves
+between the card and the machine's memory, which are slow: Adam's states, server and trainer in turns, all weights. A
+change stays only when the plan needs it and gets smaller by it: the batch size, for one, is no part of the
 peak unless all of a batch fits one micro-batch.
 """
 
@@ -17,12 +17,12 @@ from areal_gsm8k.plan.memory.plan import CONTEXT, CardMemory, MemoryPlan, plan_f
 from areal_gsm8k.plan.memory.run_values import SHARES
 
 Overrides = dict[str, object]  # dotted keys
-Resolve = Callable[[Overrides], Mapping | None]  # the configuration with these laid over it; None: it is not allowed
+Resolve = Callable[[Overrides], Mapping | None]  # the configuration with these laid over it; None: it cannot run
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the cards people have
 PASSES = "more and smaller passes; the update is the same"
 SLOWER = "less for the server: fewer sequences at once, slower rollouts"
-FEW = 16  # full-length sequences: with room for fewer, a server hardly batches
+FEW = 16  # full-length sequences: a server with room for fewer hardly batches
 HEADROOM = 512 * MIB  # of a card, left free where it can be: a desktop takes as much (tests/config/test_defaults.py)
 TURNS = {
     "rollout.scheduling_strategy.type": "colocation",
@@ -37,7 +37,7 @@ class Change:
     settings: Overrides
     before: Overrides
     why: str
-    rank: int = 0  # its place in the order of what hurts least
+    rank: int = 0  # its place in the order, the least harmful first
 
     def __str__(self) -> str:
         return ", ".join(f"{key} {_shown(self.before[key])} -> {_shown(new)}" for key, new in self.settings.items())
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass
 class Fit:
-    """The changes in the order of the list above, and the plan they lead to, which may still not fit."""
+    """The changes in the order of `_candidates`, and the plan they lead to, which may still not fit."""
 
     plan: MemoryPlan
     changes: list[Change] = field(default_factory=list)
@@ -62,7 +62,7 @@ def _shown(value) -> str:
 def fit(values: Mapping, model_config: Mapping, gpus: list[CardMemory], resolve: Resolve, memory: int = 0) -> Fit:
     """The fewest of the least harmful changes after which the run fits these cards, or all that help if none do.
 
-    It aims at HEADROOM free on each, and is content with less where no more can be had.
+    The search aims at HEADROOM free on each card, and accepts less where no change frees more.
     """
 
     def planned(settings: Overrides) -> MemoryPlan | None:
@@ -85,7 +85,7 @@ def fit(values: Mapping, model_config: Mapping, gpus: list[CardMemory], resolve:
 
 
 def _with_larger_share(found: Fit, planned: Callable, resolve: Resolve, room: int) -> Fit:
-    """The server's share was cut before the other changes were made: with them there may be more for it."""
+    """Raise the server's share again: it was cut before the other changes, which may leave it more room."""
     key = SHARES.get(found.plan.server.backend)
     cut = next((change for change in found.changes if set(change.settings) == {key}), None)
     for sequences in (found.plan.server.sequences, FEW) if cut and found.plan.fits else ():
@@ -98,7 +98,7 @@ def _with_larger_share(found: Fit, planned: Callable, resolve: Resolve, room: in
 
 
 def _milder(change: Change) -> Iterator[Change]:
-    """No change; and for a number that was halved again and again, each step on the way."""
+    """Milder forms of a change: none; and for a number that was halved again and again, each step on the way."""
     yield replace(change, settings={})
     (key, new), *others = change.settings.items()
     half = change.before[key]
@@ -121,7 +121,7 @@ def _next(found: Fit, values: Mapping, planned: Callable, resolve: Resolve) -> F
 
 
 def _merged(changes: list[Change], change: Change) -> list[Change]:
-    """The same keys changed again are one change, from the first value to the last."""
+    """Join changes of the same keys into one change, from the first value to the last."""
     for i, earlier in enumerate(changes):
         if set(earlier.settings) == set(change.settings):
             return [*changes[:i], replace(change, before=earlier.before), *changes[i + 1 :]]
@@ -129,7 +129,7 @@ def _merged(changes: list[Change], change: Change) -> list[Change]:
 
 
 def _candidates(values: Mapping, plan: MemoryPlan) -> list[tuple[Overrides, str]]:
-    """Overrides that may help, least harmful first, with what they cost; {} for those that do not apply."""
+    """Overrides that may help, least harmful first, with their price; {} for those that do not apply."""
 
     def get(key: str):
         return run_values.get(values, key)
@@ -168,7 +168,7 @@ def _candidates(values: Mapping, plan: MemoryPlan) -> list[tuple[Overrides, str]
 
 
 def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = False) -> Overrides:
-    """A share of the card that holds the model and at least so many sequences: what is left, up to twice as many."""
+    """A share of the card that holds the model and at least so many sequences: the free rest, up to twice as many."""
     key, card = SHARES.get(plan.server.backend), plan.fullest
     servers = [process for process in card.processes if process.name.startswith(plan.server.backend)]
     if not key or not servers:
@@ -185,7 +185,7 @@ def _share(values: Mapping, plan: MemoryPlan, sequences: int, turns: bool = Fals
 
 
 def hardware(values: Mapping, model_config: Mapping, gpus: list[CardMemory], resolve: Resolve) -> str:
-    """What would do when nothing fits these cards: they without other programs, or the smallest of as many."""
+    """The hardware that would do when nothing fits: these cards without other programs, or as many larger ones."""
     held, emptied = sum(gpu.used for gpu in gpus), [CardMemory(gpu.gib) for gpu in gpus]
     if held and fit(values, model_config, emptied, resolve).plan.fits:
         return f"these would do with some changes once you end what holds {held:.1f} GiB of them"
@@ -203,15 +203,15 @@ def hardware(values: Mapping, model_config: Mapping, gpus: list[CardMemory], res
 def held_by_others(
     plan: MemoryPlan, values: Mapping, model_config: Mapping, gpus: list[CardMemory], memory: int
 ) -> float:
-    """GiB of the cards without which the run of this plan would fit; 0 where that is not what it lacks."""
+    """GiB that other programs hold, when the run would fit without them; else 0."""
     held, emptied = sum(gpu.used for gpu in gpus), [CardMemory(gpu.gib) for gpu in gpus]
     return held if held and not plan.fits and plan_for(values, model_config, emptied, memory).fits else 0.0
 
 
 def smallest(values: Mapping, model_config: Mapping) -> list[CardMemory]:
-    """Cards of the smallest usual size that hold the run as it is, as many as it asks for; of the largest if none do.
+    """Cards of the smallest usual size that hold the run as it is, as many as it needs; of the largest if none do.
 
-    Server and trainer share one only where the cluster that is asked for has no more.
+    Server and trainer share a card only where the configured cluster has no more.
     """
     sides, cluster = run_values.allocated(values), values["cluster"]
     several = cluster["n_nodes"] * cluster["n_gpus_per_node"] > 1

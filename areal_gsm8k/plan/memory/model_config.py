@@ -20,7 +20,7 @@ def known() -> dict[str, dict]:
 
 
 def read(path: str) -> tuple[dict, str]:
-    """(content, where it is from). Raises ShapeError with one line when there is no config.json to read."""
+    """(content, its source). Raises ShapeError with one line when there is no config.json to read."""
     if Path(path).is_dir() or not is_hub_id(path):
         return _from_folder(Path(path)), str(Path(path) / "config.json")
     if path in known():
@@ -43,7 +43,7 @@ def read(path: str) -> tuple[dict, str]:
 
 
 def of_tiny() -> tuple[dict, str]:
-    """The same for `actor.path=tiny`, the model made from scratch, which need not be there yet."""
+    """The same for `actor.path=tiny`, the model made from scratch, which need not exist yet."""
     from areal_gsm8k.sft.tiny import TinySettings
 
     made = TinySettings()

@@ -20,12 +20,12 @@ ALIASES = {
     "head_dim": ("head_dim",),
     "context": ("max_position_embeddings", "n_positions"),
 }
-TIED_BY_DEFAULT = ("gpt_neo", "gpt2", "opt", "gemma", "gemma2", "gemma3_text")  # where config.json leaves it out
+TIED_BY_DEFAULT = ("gpt_neo", "gpt2", "opt", "gemma", "gemma2", "gemma3_text")  # when config.json does not say
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 class ShapeError(ValueError):
-    """A config.json no plan can be made from; the message says what it lacks."""
+    """A config.json that gives no plan; the message says what the file lacks."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ModelShape:
 
 
 def from_config(config: Mapping) -> ModelShape:
-    """Read a config.json's content. Raises ShapeError naming the key that is missing or no size."""
+    """Read a config.json's content. Raises ShapeError naming the key that is missing or that is no size."""
     config = config.get("text_config") or config if isinstance(config, Mapping) else config
     if not isinstance(config, Mapping):
         raise ShapeError(f"config.json must hold one JSON object of the model's sizes; found {str(config)[:80]}")

@@ -1,8 +1,8 @@
-"""Which process holds what on which card, and whether it fits: `plan_for`.
+"""Places the processes of a run on cards, sums their memory and says whether it fits: `plan_for`.
 
 Cards are filled as AReaL's local launcher does (areal/infra/launcher/local.py): rollout servers first, trainer ranks
-after them, and again from the first card where there are no more. Processes that share a card peak when they like, so
-their peaks add up; only in AReaL's colocation, where they take turns, the larger one counts.
+after them, and again from the first card after the last. Processes that share a card may peak at the same time, so
+their peaks add up; only in AReaL's colocation, where they take turns, the larger peak counts.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from areal_gsm8k.plan.memory.trainer import Parts, Trainer
 # A CUDA context with PyTorch's kernels: 287 to 426 MiB were measured (pytorch#86509, unsloth-zoo#1053).
 CONTEXT = 512 * MIB
 COMMUNICATION = 512 * MIB  # NCCL's buffers where several GPUs work together: assumed
-FRAGMENTS = 0.1  # of what comes and goes, lost between PyTorch's blocks: assumed
+FRAGMENTS = 0.1  # share of short-lived memory that is lost between PyTorch's blocks: assumed
 COME_AND_GO = ("gathered", "activations", "logits", "working")
-# Python with its libraries on a machine without a GPU: resident set after the imports, seen on Linux.
+# Python with its libraries on a machine without a GPU: resident set after the imports, measured on Linux.
 LIBRARIES = {"trainer": 700 * MIB, "server": 400 * MIB}
 RESERVE = 4 * GIB  # of RAM, for the system and for the processes themselves where GPUs do the work: assumed
 
@@ -30,7 +30,7 @@ RESERVE = 4 * GIB  # of RAM, for the system and for the processes themselves whe
 @dataclass
 class Process:
     name: str
-    moment: str  # when it needs most
+    moment: str  # when the process needs most
     parts: Parts  # bytes
     note: str = ""
 
@@ -55,12 +55,12 @@ class PlannedCard:
 
     @property
     def together(self) -> int:
-        """Bytes its processes need when each keeps its part."""
+        """Bytes that the processes need when each keeps its part."""
         return sum(process.total for process in self.processes)
 
     @property
     def turns(self) -> int:
-        """The same when only one of them has more than its CUDA context at a time."""
+        """Bytes that the processes need when one at a time has more than its CUDA context."""
         contexts = [process.parts.get("CUDA context", 0) for process in self.processes]
         most = (process.total - context for process, context in zip(self.processes, contexts, strict=True))
         return sum(contexts) + max(most)
@@ -74,7 +74,7 @@ class PlannedCard:
         return self.capacity - self.total
 
     def short(self, room: int = 0) -> int:
-        """Bytes that are not there, on the card or in a server's share of it, when `room` bytes are to stay free."""
+        """Bytes that are missing, on the card or in a server's share of it, when `room` bytes are to stay free."""
         share = -sum(min(0, size) for process in self.processes for size in process.parts.values())
         return max(0, room - self.spare, share)
 
@@ -95,7 +95,7 @@ class MemoryPlan:
         return not self.short()
 
     def short(self, room: int = 0) -> int:
-        """Bytes that are not there, on the fullest card (`room` of it left free) and in RAM."""
+        """Bytes that are missing, on the fullest card (when `room` bytes of it stay free) and in RAM."""
         return max(card.short(room) for card in self.cards) + self.host_missing
 
     @property
@@ -104,7 +104,7 @@ class MemoryPlan:
 
     @property
     def in_ram(self) -> str:
-        """What the trainers keep in RAM, as a sentence."""
+        """A sentence on the trainers' use of RAM."""
         needs = f"Trainers keep {self.host / GIB:.1f} GiB in RAM: needs {(self.host + RESERVE) / GIB:.1f} GiB of RAM"
         return f"{needs}; this machine has {self.ram / GIB:.1f}." if self.ram else f"{needs}."
 
@@ -130,7 +130,7 @@ def plan_for(values: Mapping, model_config: Mapping, gpus: list[CardMemory], mem
 
     values: resolved configuration (config/compose.py, make_plan(...).values). model_config: the content of
     config.json. gpus: the cards of all machines; none for the embedded back end means the CPU. memory: bytes of RAM of
-    this machine; 0: not known, and then what is moved there fits. Raises ShapeError when the model cannot be planned,
+    this machine; 0: not known, and then any move to RAM fits. Raises ShapeError when the model cannot be planned,
     ConfigError naming a key when the configuration cannot.
     """
     shape = from_config(model_config)
@@ -152,16 +152,16 @@ def plan_for(values: Mapping, model_config: Mapping, gpus: list[CardMemory], mem
 
 
 def _moved_to_ram(values: Mapping, trainer: Trainer) -> int:
-    """One trainer's bytes; in turns all it keeps between steps is there while the server works."""
+    """One trainer's bytes in RAM; in turns, while the server works, all that the trainer keeps between steps."""
     kept = sum(trainer.resident.values()) + trainer.gradients
     return trainer.host + kept * devices.takes_turns(values)
 
 
 def of_all_machines(gpus: list[CardMemory], values: Mapping) -> list[CardMemory]:
-    """The cards of every machine of a run, from those of one. Raises ConfigError when they are too few."""
+    """The cards of all machines of a run, from the cards of one machine. Raises ConfigError when they are too few."""
     machines, sides = values["cluster"]["n_nodes"], run_values.allocated(values)
     needed = sides.rollout.devices + sides.train.devices
-    if len(gpus) * machines < needed and (needed, len(gpus)) != (2, 1):  # two processes may share one
+    if len(gpus) * machines < needed and (needed, len(gpus)) != (2, 1):  # two processes may share one card
         raise ConfigError(
             f"allocation_mode={sides} needs {needed} GPUs; {len(gpus)} a machine with cluster.n_nodes={machines} are "
             f"too few. Plan with --gpus {-(-needed // machines)}x{gpus[0].gib:g}, the cards of one machine."

@@ -1,6 +1,6 @@
-"""From a resolved configuration to the processes of a run: which trainer, which servers, with what settings.
+"""From a resolved configuration to the processes of a run: the trainer, the servers and their settings.
 
-`values` are those of config/compose.py, make_plan. A key that is not there has AReaL 1.0.4's default
+`values` are those of config/compose.py, make_plan. A missing key has AReaL 1.0.4's default
 (areal/api/cli_args.py).
 """
 
@@ -63,7 +63,7 @@ def check_heads(values: Mapping, shape: ModelShape) -> None:
 
 
 def trainer(values: Mapping, shape: ModelShape, on_gpu: bool) -> Trainer:
-    """One rank of the trainer with the largest micro-batch it can get."""
+    """One rank of the trainer with the largest micro-batch possible."""
     side = allocated(values).train
     sequences = get(values, "train_dataset.batch_size") * get(values, "gconfig.n_samples") // side.data
     update = -(-sequences // get(values, "actor.ppo_n_minibatches")) * longest(values)

@@ -1,8 +1,8 @@
-"""What one rollout server holds: weights, keys and values, and what it works with.
+"""Memory of one rollout server: weights, keys and values, and working memory.
 
-SGLang 0.5.10 and vLLM take a share of the card and fill it with keys and values; what SGLang needs beyond its share
+SGLang 0.5.10 and vLLM take a share of the card and fill it with keys and values; SGLang's need beyond its share
 (python/sglang/srt/server_args.py, _handle_gpu_memory_settings, and model_runner_kv_cache_mixin.py,
-profile_max_num_token) is estimated here. Our embedded server (areal_gsm8k/serve) takes what its requests need.
+profile_max_num_token) is estimated here. Our embedded server (areal_gsm8k/serve) takes as much as its requests need.
 Kwon et al. 2023 (PagedAttention, arXiv:2309.06180, section 2) count keys and values as here.
 """
 
@@ -14,23 +14,23 @@ from areal_gsm8k.plan.memory.trainer import Parts
 
 METADATA = 512 * MIB  # SGLang's own figure: workspaces of the attention back end and the like
 GRAPH = 2 * MIB  # SGLang's own figure: CUDA graphs, for each sequence of the largest captured batch
-GRAPH_BATCHES = ((20, 8), (35, 24), (60, 32))  # below so many GiB of card SGLang captures up to so many sequences
+GRAPH_BATCHES = ((20, 8), (35, 24), (60, 32))  # on a card below so many GiB SGLang captures up to so many sequences
 LARGEST_GRAPH_BATCH = 256
 FLOAT = 4  # bytes: logits are sampled in float32
 ROWS, COLUMNS = 8, 128  # smallest height and width of the embedded server's slab (serve/kv_slab.py)
-KEPT = 256 * MIB  # bound on the prompts it keeps for reuse (serve/prompt_cache.py)
+KEPT = 256 * MIB  # bound on the embedded server's prompt cache (serve/prompt_cache.py)
 SAMPLING = 3  # copies of the logits while sampling: scaled, probabilities, sums
 
 
 @dataclass(frozen=True)
 class Server:
-    """One rank of one rollout server. `sequences` of at most `length` tokens, `prompt` of them given, run at once."""
+    """One rank of one rollout server. At once run `sequences` of at most `length` tokens, `prompt` of them given."""
 
     backend: str  # sglang, vllm or embedded
     shape: ModelShape
     element: int  # bytes of a weight, and of a key or value
     sequences: int
-    prompts: int  # different ones among those sequences
+    prompts: int  # different prompts among those sequences
     prompt: int
     length: int
     share: float = 0.0  # of the card: sglang.mem_fraction_static or vllm.gpu_memory_utilization
@@ -69,14 +69,14 @@ class Server:
         return batch * GRAPH
 
     def outside(self, card: int) -> int:
-        """What SGLang works with beside its share."""
+        """Working memory of SGLang beside its share."""
         return self.prefilling + self.sampling + self.graph_bytes(card) + METADATA
 
     def smallest_share(self, free: int, card: int, sequences: int | None = None) -> float:
         """The share, in hundredths, that leaves room for so many full sequences (all of them when not said)."""
         kv = self.kv_wanted if sequences is None else sequences * self.length * self.kv_token
         static, base = self.weights + kv, free
-        if self.backend == "vllm":  # its share is of the whole card and covers its work
+        if self.backend == "vllm":  # vLLM's share is of the whole card and covers its working memory
             static, base = static + self.prefilling + self.sampling + METADATA, card
         return -(-static * 100 // base) / 100
 
@@ -108,7 +108,7 @@ class Server:
 
 
 def _roomy(width: int) -> int:
-    """Columns of a slab that a window of so many leaves as it is."""
+    """Columns from which a slab need not grow for a window of so many columns."""
     return width + max(COLUMNS // 2, width // 4)
 
 

@@ -1,10 +1,10 @@
-"""What one trainer rank holds at each moment of AReaL's FSDP training step; its peak is the largest, not the sum.
+"""Memory of one trainer rank at each moment of AReaL's FSDP training step; the peak is the largest moment, not the sum.
 
 Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3) count weights, gradients and optimiser states; here their
 sizes are those of AReaL's engine (areal/engine/fsdp_engine.py): weights stored in actor.optimizer_dtype, gathered layer
-by layer in actor.dtype by FSDP2, gradients reduced in float32. Around them come the activations (activations.py) and
+by layer in actor.dtype by FSDP2, gradients reduced in float32. The rest are the activations (activations.py) and
 the logits with everything AReaL makes of them, 1,024 positions at a time (areal/utils/functional/vocab_parallel.py).
-`moments` says what is alive when; tests/plan/test_memory_training.py holds it against measured steps.
+`moments` lists the bytes alive at each moment; tests/plan/test_memory_training.py compares it with measured steps.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ BYTES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16"
 CHUNK = 1024  # positions whose logprobs AReaL computes at once
 REDUCED = 4  # bytes of a gradient on its way: actor.grad_reduce_dtype, float32
 
-Parts = dict[str, int]  # bytes by what they are, in the order in which they are shown
+Parts = dict[str, int]  # name of a part: its bytes, in the order in which the parts are shown
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trainer:
     adapter: int = 0  # rank of LoRA; 0: all weights are trained
     compiled: bool = True  # torch.compile of AReaL's logprobs: everywhere but on CPU
     offload: bool = False  # actor.fsdp.offload_params: weights, gradients and states in the host's memory
-    step_by_layer: bool = False  # actor.fsdp.per_layer_optim_step: the states there, a layer's at a time here
+    step_by_layer: bool = False  # actor.fsdp.per_layer_optim_step: the states there, a layer's at a time on the GPU
     load_sharded: bool = False  # actor.fsdp.memory_efficient_load
 
     @property
@@ -46,7 +46,7 @@ class Trainer:
 
     @property
     def state_bytes(self) -> int:
-        """Of the optimiser, a parameter: two moments, and for adam_bf16 a compensation (AnyPrecisionAdamW)."""
+        """Bytes of optimiser state a parameter: two moments, and for adam_bf16 a compensation (AnyPrecisionAdamW)."""
         return {"adam": 2 * self.stored, "adam_bf16": 6, "sgd": 0}[self.optimizer]
 
     @property
@@ -89,7 +89,7 @@ class Trainer:
 
     @property
     def resident(self) -> Parts:
-        """There all the time from the second step on."""
+        """Memory in use all the time from the second step on."""
         here = 0 if self.offload else 1
         return {
             "weights": self.parameters // self.shards * self.stored * here + self.shape.buffers,
@@ -103,14 +103,14 @@ class Trainer:
 
     @property
     def host(self) -> int:
-        """What is kept in the machine's memory instead of the GPU's."""
+        """Bytes in the machine's memory instead of the GPU's."""
         states = self.trained * self.state_bytes if self.offload or self.step_by_layer else 0
         return (states + ((self.parameters + self.trained) * self.stored if self.offload else 0)) // self.shards
 
     def moments(self) -> dict[str, Parts]:
         """Everything alive at each moment that can be the peak."""
         resident, gradients = self.resident, self.gradients
-        before = gradients if self.several else 0  # of earlier micro-batches
+        before = gradients if self.several else 0  # gradients of earlier micro-batches
         kept = self.activations.kept(self.checkpointing)
         logits = self.logits * self.element
         gathered = self.root * self.element
@@ -140,7 +140,7 @@ class Trainer:
         return moments | self._end_of_backward(head)
 
     def peak(self) -> tuple[str, Parts]:
-        """The moment at which most is alive, and what that is."""
+        """The moment at which most is alive, and the parts alive then."""
         moments = self.moments()
         name = max(moments, key=lambda moment: sum(moments[moment].values()))
         return name, moments[name]
@@ -179,7 +179,7 @@ class Trainer:
 
     @property
     def _loss(self) -> int:
-        """Made of the logits on the way to the loss.
+        """Bytes that AReaL makes of the logits on the way to the loss.
 
         Eager: every chunk keeps its log-softmax and its exponential, both float32, and the last one a product more.
         Compiled: recomputed in the backward pass, so that only the chunk at work costs anything.
@@ -207,7 +207,7 @@ class Trainer:
         return most
 
     def _layer_moment(self, done: int, before: int, head: int) -> Parts:
-        """While the layer after `done` others is differentiated: the last one's gradients are still being reduced."""
+        """Backward pass of one layer, after `done` others: the last one's gradients are still being reduced."""
         trained = self.trained_layer // self.tensor
         own = before or done * trained * self.stored // self.data * (not self.offload)
         reducing = trained * REDUCED if done else 0

@@ -1,15 +1,15 @@
-"""How fast a rollout server decodes and a trainer trains, and how these are found from a few measured numbers."""
+"""The speeds of a rollout server and of a trainer, and their estimate from a few measured numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ANY = 1 << 30  # rows of a server that takes whatever it is given
+ANY = 1 << 30  # rows of a server that takes any number of requests
 
 
 class ScalingError(ValueError):
-    """What was given or recorded cannot be simulated; the message names the option, key or file and what to do."""
+    """The options or the recorded run cannot be simulated; the message names the option, key or file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ServerSpeed:
     """A rollout server. One token for each of c running requests takes `floor + each * c` seconds.
 
     So c requests together make c / (floor + each * c) tokens a second: in proportion to c while few run (the weights
-    are read once a token, whoever runs), saturating at 1 / each when the requests' own work outweighs it.
+    are read once a token, however many run), saturating at 1 / each when the requests' own work outweighs it.
     """
 
     floor: float
@@ -37,7 +37,7 @@ class TrainerSpeed:
 
     per_token: float  # seconds of one rank for a completion token: logprobs, advantages, update
     update: float = 0.0  # seconds the servers stand still at each weight update
-    record: float = 0.0  # seconds a step beside all that: statistics, sample files
+    record: float = 0.0  # seconds a step beside all the above: statistics, sample files
     handling: float = 0.0  # seconds of a rank's Python for each completion it asks for, grades and records
 
     def seconds(self, tokens: int, ranks: int) -> float:

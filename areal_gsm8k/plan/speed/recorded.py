@@ -18,8 +18,8 @@ from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.runs.run import Run
 
 WARM_UP = 3  # steps not used: the first ones warm caches up
-LEAST = 8  # steps that must be left
-NOISE = 0.05  # usual error of a step's time; what is further off counts less
+LEAST = 8  # steps that must remain
+NOISE = 0.05  # usual error of a step's time; steps that are further off count less
 TRAINING = ("time/logprobs", "time/reference", "time/advantages", "time/train")
 OUTSIDE = ("time/eval", "time/save", "time/recovery")  # not part of a step's time here
 
@@ -33,7 +33,7 @@ class Recorded:
 
 
 def read(folder: Path, counted: Collection[int] | None = None) -> Recorded:
-    """What a finished synchronous run tells, by these of its steps or by all after the first.
+    """Speeds and lengths from a finished synchronous run: from the steps in `counted`, or from all after the first.
 
     Raises ScalingError naming the file and what to do.
     """
@@ -70,8 +70,8 @@ def resampled(groups: list[list[int]], size: int, seed: int = 1) -> list[list[in
 def _server(rows: list[dict], steps: list[list[list[int]]], values: Mapping, sides: Allocation) -> ServerSpeed:
     """Seconds of the wait = floor x decoding steps + each x tokens of a server, over the run's steps.
 
-    How many decoding steps a batch needs follows from its lengths: it is what the simulation says of a server that
-    takes a second for each.
+    A batch's lengths determine its number of decoding steps: the number is the time that the simulation gives for a
+    server that takes a second for each step.
     """
     embedded = sides.rollout.backend == "embedded"
     rows_at_once = values["embedded"]["max_running_requests"] if embedded else ANY
@@ -99,7 +99,7 @@ def _trainer(rows: list[dict], steps: list[list[list[int]]], sides: Allocation) 
 
 
 def _fit(seconds: list[float], *causes: list[float]) -> tuple[float, ...]:
-    """What a unit of each cause adds to the seconds, never below 0: least squares in which outliers count less."""
+    """The seconds that a unit of each cause adds, never below 0: least squares in which outliers count less."""
     import numpy
     from scipy.optimize import least_squares
 

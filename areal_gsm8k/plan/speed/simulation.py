@@ -1,17 +1,17 @@
-"""A run played forward in simulated time: AReaL's rules, with given speeds of servers and trainers.
+"""Simulates a run: AReaL's rules, with given speeds of servers and trainers.
 
 played = Simulation(server, trainer, workload, servers=2, ranks=1).run(steps=20)
 
 Events are: a completion is done, a trainer's phase is over, interrupted requests come back. Between two events every
-request decodes at its server's rate of that moment. The rules, and where they stand in AReaL 1.0.4:
+request decodes at its server's rate of that moment. The rules, with their places in AReaL 1.0.4:
 
 - A prompt is admitted while `running < max_concurrent_rollouts` and `accepted + running < (max_head_offpolicyness +
   version + 1) * batch_size`, of each data-parallel trainer its share (areal/infra/staleness_manager.py). Prompts are
-  always there to be admitted: training/rollouts.py sees to that also while the trainer works.
+  always there to be admitted, also while the trainer works: training/rollouts.py submits them ahead.
 - Requests go to the servers in turn (areal/infra/remote_inf_engine.py); a group is accepted when all are done, and a
   batch is the oldest accepted groups, as soon as every trainer has its share (areal/infra/dist_rollout.py).
-- A weight update aborts what runs; the client asks again, with the tokens it has, when it finds rollouts no longer
-  paused, for which it looks every 0.5 s (areal/infra/remote_inf_engine.py, agenerate).
+- A weight update aborts running requests; the client looks every 0.5 s whether rollouts are still paused, and then
+  asks again, with the tokens so far (areal/infra/remote_inf_engine.py, agenerate).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from areal_gsm8k.plan.speed.rates import ServerSpeed, TrainerSpeed
 from areal_gsm8k.plan.speed.workload import Workload
 
-LOOK_SECONDS = 0.5  # between two looks of an interrupted request whether it may go on
+LOOK_SECONDS = 0.5  # how often an interrupted request looks whether it may go on
 NEVER = math.inf
 
 
@@ -35,7 +35,7 @@ class Step:
     """One step of the trainer. Times in seconds; staleness as the metric of that name (docs/metrics.md)."""
 
     seconds: float
-    wait: float  # of these, for the batch
+    wait: float  # the part of `seconds` spent waiting for the batch
     tokens: int
     staleness: float
     staleness_max: int
@@ -49,7 +49,7 @@ class Group:
     client: SimulatedClient
     unfinished: int
     tokens: int
-    versions: list[set[int]]  # that each completion was sampled with
+    versions: list[set[int]]  # the policy versions that sampled each completion
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ class SimulatedRequest:
 
 @dataclass(eq=False)
 class SimulatedClient:
-    """AReaL's rollout client of one data-parallel trainer, with what its staleness manager counts."""
+    """AReaL's rollout client of one data-parallel trainer, with the counts of its staleness manager."""
 
     running: int = 0
     accepted: int = 0
@@ -72,7 +72,7 @@ class SimulatedClient:
 @dataclass(eq=False)
 class RunningServer:
     speed: ServerSpeed
-    tokens: float = 0.0  # decoded by a request that runs since the start
+    tokens: float = 0.0  # decoded so far by a request that has run since the start
     order: Iterator[int] = field(default_factory=itertools.count)
     running: list[tuple[float, int, SimulatedRequest]] = field(default_factory=list)  # heap: `tokens` when it is done
     waiting: deque[SimulatedRequest] = field(default_factory=deque)
@@ -102,7 +102,7 @@ class RunningServer:
         return request
 
     def abort(self) -> Iterator[tuple[SimulatedRequest, bool]]:
-        """Every request, with what it has left, and whether it has got any token."""
+        """Every request, and whether it has any new token; its `tokens` become those still to decode."""
         for done_at, _, request in sorted(self.running):
             left = done_at - self.tokens
             yield request, left < request.tokens
@@ -114,7 +114,7 @@ class RunningServer:
 
 @dataclass(frozen=True)
 class Phase:
-    """What the trainer does until the next event of its own: so many seconds, with a core for each rank if `busy`."""
+    """The trainer's work until its next event: so many seconds, with a core for each rank if `busy`."""
 
     seconds: float
     busy: bool = False
@@ -141,7 +141,7 @@ class Simulation:
         self.concurrent = max(1, workload.concurrent // ranks)
         self.now, self.version = 0.0, 0
         self.admitting = self.generating = True
-        self.held: deque[tuple[float, list[SimulatedRequest]]] = deque()  # interrupted, and when they look again
+        self.held: deque[tuple[float, list[SimulatedRequest]]] = deque()  # interrupted; the time they look again
         self.steps: list[Step] = []
 
     def run(self, steps: int) -> list[Step]:
@@ -165,7 +165,7 @@ class Simulation:
                 phase = next(training)
             elif done == seconds:
                 self._finish(nearest.finished())
-                if phase.busy:  # one interpreter does both; while the trainer waits, the measured rate has it in it
+                if phase.busy:  # one interpreter does both; the measured rate includes it while the trainer waits
                     phase = Phase(phase.seconds + self.trainer.handling / self.ranks, busy=True)
                 if phase.seconds == NEVER and self._batch_is_there():
                     phase = next(training)
@@ -195,7 +195,7 @@ class Simulation:
             self.steps.append(Step(self.now - began, wait, tokens, sum(ages) / len(ages), max(ages)))
 
     def _admit(self) -> None:
-        """Start what AReaL's staleness manager has capacity for."""
+        """Start as many groups as AReaL's staleness manager has capacity for."""
         most = (self.workload.bound + self.version + 1) * self.share
         for client, turn in zip(self.clients, self.turns, strict=True):
             while self.admitting and client.running < self.concurrent and client.accepted + client.running < most:

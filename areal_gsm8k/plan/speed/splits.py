@@ -11,12 +11,12 @@ from areal_gsm8k.plan.speed.rates import ScalingError, ServerSpeed, TrainerSpeed
 from areal_gsm8k.plan.speed.simulation import Simulation
 from areal_gsm8k.plan.speed.workload import Workload
 
-SETTLING, COUNTED = 4, 12  # steps of the simulation: not counted beside `bound`, and counted
+SETTLING, COUNTED = 4, 12  # steps of the simulation: first these and `bound` more, not counted; then the counted ones
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Of one device each."""
+    """The speeds of one server and one trainer, each of one device."""
 
     server: ServerSpeed
     trainer: TrainerSpeed
@@ -37,7 +37,7 @@ class Prediction:
 
     @property
     def slower(self) -> str:
-        """The side that the other one waits for; the trainer, where it waits less than a tenth of the step itself."""
+        """The side that limits the speed: the trainer, when it waits for less than a tenth of the step."""
         return "trainer" if self.wait < 0.1 * self.step else "rollout"
 
     def to_dict(self) -> dict:
@@ -45,7 +45,7 @@ class Prediction:
 
 
 def predict(speeds: Speeds, workload: Workload, allocation: Allocation, devices: int | None = None) -> Prediction:
-    """One split, played. `devices`: how many there are, for `idle`."""
+    """Simulate one split. `devices`: how many there are, for `idle`."""
     servers, ranks = allocation.rollout.data, allocation.train.data
     simulation = Simulation(
         _wider(speeds.server, allocation), _wider_trainer(speeds.trainer, allocation), workload, servers, ranks,

@@ -1,4 +1,4 @@
-"""What a step has to do: so many prompts, so many completions each, of such lengths, under such bounds."""
+"""The work of a step: its prompts, their completions and lengths, and AReaL's bounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Workload:
     def of(cls, values: Mapping, lengths: Lengths) -> Workload:
         """From a resolved configuration (config/compose.py)."""
         batch, rollout = values["train_dataset"]["batch_size"], values["rollout"]
-        # AReaL's default where there is none: areal/infra/workflow_executor.py
+        # AReaL's default without the key: areal/infra/workflow_executor.py
         concurrent = rollout.get("max_concurrent_rollouts") or rollout["consumer_batch_size"]
         return cls(batch, concurrent, rollout["max_head_offpolicyness"], lengths)
 
