@@ -26,6 +26,8 @@ ATTRIBUTE = "attribute"  # an instance attribute, which has no signature; we loo
 TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
     "areal.trainer.rl_trainer": {
         "PPOTrainer": (
+            "train_dataloader", "stats_logger", "evaluator", "saver", "recover_handler",  # ours take their places
+            "actor", "rollout", "eval_rollout", "tokenizer", "processor",
             "__init__", "train", "close", "recover_info", "weight_update_meta", "scheduler", "actor_alloc",
             "rollout_alloc",
             "_create_train_engine",  # the only place where the actor's class is chosen
@@ -93,6 +95,9 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "areal.utils.evaluator": {"Evaluator": ("evaluate", "freq_ctl", "state_dict", "load_state_dict")},
     "areal.utils.seeding": {"set_random_seed": ()},
+    "areal.utils.stats_tracker": {"get": (), "record_timing": (), "export_all": ()},
+    "areal.utils.name_resolve": {"add": (), "reconfigure": ()},
+    "areal.utils.names": {"update_weights_from_disk": ()},
     "areal.infra.workflow_context": {"get": (), "stat_scope": ()},
     "areal.infra.launcher.local": {
         "LocalLauncher": ("log_path_of",), "wait_llm_server_addrs": (), "local_main": (),
@@ -131,7 +136,7 @@ def signature(module: str, name: str, member: str) -> str | None:
 
 def _sets(owner: type, member: str) -> bool:
     """Whether the class's source gives instances this attribute."""
-    pattern = rf"\bself\.{member}\b(?:\s*:[^=\n]+)?\s*=[^=]|^    {member}\s*:"
+    pattern = rf"\bself\.{member}\b(?:\s*:[^=\n]+|(?:,\s*self\.\w+)+)?\s*=[^=]|^    {member}\s*:"
     return re.search(pattern, _source(owner), re.MULTILINE) is not None
 
 
