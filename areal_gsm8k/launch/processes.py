@@ -18,7 +18,8 @@ from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.machine.network import free_port
 from areal_gsm8k.paths import SCRIPT
 from areal_gsm8k.runs import records
-from areal_gsm8k.runs.files import append_lines
+from areal_gsm8k.runs.files import append_lines, read_lines
+from areal_gsm8k.runs.records import RecordReader
 from areal_gsm8k.runs.run import ENDED, Run
 from areal_gsm8k.serve.process import ServerProcess
 
@@ -173,8 +174,20 @@ def processes(plan: Plan, run: Run) -> Iterator[RunProcesses]:
     group = RunProcesses(plan, run)
     try:
         yield group
+    except GivenUp:
+        group.stop()
+        _write_rejected(run)
+        raise
     finally:
         group.stop()
+
+
+def _write_rejected(run: Run) -> None:
+    """Put on file, in the place of a trainer that was stopped while it waited, the samples that no step consumed."""
+    written = {row["id"] for row in read_lines(run.rejected)[0]}
+    rejected = RecordReader(run.records).take_rejected()
+    step = run.status().get("step", 0)
+    append_lines(run.rejected, [row | {"step": step} for row in rejected if row["id"] not in written])
 
 
 def _at(status: dict) -> str:

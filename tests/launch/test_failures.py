@@ -56,6 +56,22 @@ def test_a_used_run_directory_is_refused(tmp_path, start_model):
     assert f"./run train --resume {run.root}" in done.stdout
 
 
+@pytest.mark.run
+def test_a_run_that_gets_no_samples_ends_with_the_reason_and_keeps_what_they_met(tmp_path, start_model):
+    """A reward that always raises: four dev samples fail, then training samples, until there are `max_failures`."""
+    done = train(
+        f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "data.dev_rows=4", "max_failures=20",
+        "reward.custom=json:loads",
+    )  # fmt: skip
+    run = Run(tmp_path / "tiny-grpo" / "t")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "The run failed: 20 samples failed (max_failures)" in said and "TypeError" in said
+    rejected = read_lines(run.rejected)[0]
+    assert len(rejected) >= 16 and len({row["id"] for row in rejected}) == len(rejected)
+    assert all("TypeError" in row["rejected"] and row["step"] == 1 for row in rejected)
+
+
 def test_a_dry_run_writes_the_configuration_and_starts_nothing(tmp_path):
     done = train("--dry-run", f"runs_dir={tmp_path}", "trial_name=t", timeout=30, cold=True)
     assert done.returncode == 0
