@@ -29,9 +29,10 @@ from areal.utils import name_resolve, names
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
-from areal_gsm8k.training import lora
+from areal_gsm8k.training import attention, lora, packing
 from areal_gsm8k.training.batch_rows import sample_rows
 from areal_gsm8k.training.controller import ActorController
+from areal_gsm8k.training.logprob_head import LogprobHead
 
 MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
 OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's update must not see
@@ -51,6 +52,7 @@ class PackedActor(FSDPPPOActor):
         self.served: str | None = None  # the folder every server loaded last, or will
         self.shuffle_seed: int | None = None
         self.loss_reduction = "token_mean"
+        self.head: LogprobHead | None = None  # with packs (training/packing.py)
 
     @override
     def _create_device_model(self):
@@ -58,14 +60,52 @@ class PackedActor(FSDPPPOActor):
         config = self.model.config
         if not hasattr(config, "num_key_value_heads") and not hasattr(config, "text_config"):
             config.num_key_value_heads = config.num_attention_heads  # AReaL reads it; GPT-Neo has one a head
+        if self._can_pack():
+            self.model.set_attn_implementation(attention.NAME)
+            self.head = LogprobHead.in_place_of(self.model, self.config.temperature)
+
+    def _can_pack(self) -> bool:
+        """Whether this model and its split over GPUs allow for packs; else each sequence is computed whole, by AReaL."""
+        split = self.parallel_helper.tp_size > 1 or self.parallel_helper.sp_size > 1 or self.enable_tree_training
+        windows = "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ())
+        return (
+            self.config.attn_impl in MASKS_FROM_POSITIONS
+            and not (split or windows)
+            and self.model._supports_attention_backend  # noqa: SLF001 - transformers has no public form
+            and LogprobHead.fits(self.model)
+        )
 
     @override
     def _prepare_mb_list(self, input_: dict[str, Any]):
+        if self.head:
+            ranks = self.data_parallel_group if self.data_parallel_world_size > 1 else None
+            return packing.microbatches(input_, self.config.mb_spec, ranks)
         mb_list = super()._prepare_mb_list(input_)
         if self.config.attn_impl in MASKS_FROM_POSITIONS and not self.enable_tree_training:
             for microbatch in [*mb_list.mbs, *(mb_list.padded_mbs or ())]:
                 microbatch["attention_mask"] = None
         return mb_list
+
+    @override
+    def _prepare_mb_inputs(self, mb_item):
+        inputs, context = super()._prepare_mb_inputs(mb_item)
+        if self.head:
+            self.head.pack = inputs["pack"]
+            if self.data_parallel_world_size == 1:  # with more ranks whole gradients would have to be kept on each
+                self.model.set_requires_gradient_sync(inputs["pack"].last)
+        return inputs, context
+
+    @override
+    def _compute_logprobs_entropy(self, logits, inputs, ulysses_pad_size=0):
+        return logits.unbind(-1) if self.head else super()._compute_logprobs_entropy(logits, inputs, ulysses_pad_size)
+
+    @override
+    def _compute_logprobs(self, logits, inputs, ulysses_pad_size=0):
+        return logits[:, 0] if self.head else super()._compute_logprobs(logits, inputs, ulysses_pad_size)
+
+    @override
+    def _get_vocab_min_max_logits(self, logits, ulysses_pad_size=0):
+        return (None, None) if self.head else super()._get_vocab_min_max_logits(logits, ulysses_pad_size)
 
     @override
     def _update_weights_from_disk(self, meta: WeightUpdateMeta):
