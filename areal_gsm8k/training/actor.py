@@ -1,16 +1,21 @@
-"""AReaL's FSDP actor with two repairs, two additions and two hooks; everything else is AReaL's `FSDPPPOActor`.
+"""AReaL's FSDP actor, with repairs and savings; everything else is AReaL's `FSDPPPOActor`.
 
-1. Packed sequences must not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
+1. Packed sequences do not see one another. AReaL passes `attention_mask=dict(full_attention=None, ...)`, which under
    sdpa and eager attention lets every packed sequence attend to all before it (rollout/trainer logprob gaps of 0.5 and
-   more at learning rate 0). With `attention_mask=None` transformers masks from position_ids.
-2. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
+   more at learning rate 0). Models that take an attention function get packs in which a prompt stands once, attention
+   by sequence, and logprobs without logits (packing.py, attention.py, logprob_head.py); the others
+   `attention_mask=None`, from which transformers masks by position_ids.
+2. No pass that need not be: pi_prox comes from the update itself when a batch gets one update; one rank gathers
+   nothing, and reduces gradients once a step instead of after every microbatch.
+3. Weights by disk in 0.02 s instead of 1.2 s: AReaL's server side polls for the saved folder once a second, so save
    first, announce it, and only then pause the server.
-3. The loss as the algorithm's paper takes its mean: `loss_reduction`. AReaL knows the mean over tokens only.
-4. LoRA: saved weights, for servers and as checkpoints, have the adapter merged in (training/lora.py).
-Hooks: `on_advantages` gets a row for every sample of a batch (training/batch_rows.py) once its advantages are
-known; the trainer joins sample records in that hook. `on_weights_saved` gets the folder of new weights before a server
-loads them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single controller: there the
-controller fetches the rows (training/controller.py).
+4. The loss as the algorithm's paper takes its mean: `loss_reduction`. AReaL knows the mean over tokens only.
+5. LoRA: saved weights, for servers and as checkpoints, have the adapter merged in (training/lora.py).
+
+Hooks: `on_advantages` is called when a batch is about to be trained on; `on_update` gets a row for every sample of the
+batch (training/batch_rows.py) once it was; the trainer joins sample records there. `on_weights_saved` gets the folder
+of new weights before a server loads them; see `_update_weights_from_disk`. No hook can reach a worker of AReaL's single
+controller: there the controller fetches the rows (training/controller.py).
 """
 
 import shutil
@@ -26,16 +31,16 @@ from areal.api.cli_args import PPOActorConfig
 from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.infra.platforms import current_platform
 from areal.utils import name_resolve, names
+from areal.utils.data import tensor_container_to
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
 from areal_gsm8k.training import attention, lora, packing
-from areal_gsm8k.training.batch_rows import sample_rows
+from areal_gsm8k.training.batch_rows import logprob_gaps, sample_rows
 from areal_gsm8k.training.controller import ActorController
 from areal_gsm8k.training.logprob_head import LogprobHead
 
 MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
-OURS = ("sample_id", "rollout_logprobs")  # tensors of a group that AReaL's update must not see
 
 
 class PackedActor(FSDPPPOActor):
@@ -46,13 +51,15 @@ class PackedActor(FSDPPPOActor):
 
     def __init__(self, config: PPOActorConfig):
         super().__init__(config)
-        self.on_advantages: Callable[[list[dict[str, Any]]], None] = self.keep_rows
+        self.on_advantages: Callable[[], None] = lambda: None
+        self.on_update: Callable[[list[dict[str, Any]]], None] = self.keep_rows
         self.rows: list[dict[str, Any]] = []
         self.on_weights_saved: Callable[[str], None] = lambda folder: None
         self.served: str | None = None  # the folder every server loaded last, or will
         self.shuffle_seed: int | None = None
         self.loss_reduction = "token_mean"
         self.head: LogprobHead | None = None  # with packs (training/packing.py)
+        self.gaps: dict[int, dict[str, Any]] = {}  # of the batch's samples, by id
 
     @override
     def _create_device_model(self):
@@ -74,6 +81,13 @@ class PackedActor(FSDPPPOActor):
             and self.model._supports_attention_backend  # noqa: SLF001 - transformers has no public form
             and LogprobHead.fits(self.model)
         )
+
+    @override
+    def prepare_batch(self, *args, **kwargs) -> list[dict[str, Any]]:
+        """On one rank without AReaL's gathering, dealing out and broadcasting, each of which pickles the batch."""
+        if dist.get_world_size() > 1:
+            return super().prepare_batch(*args, **kwargs)
+        return tensor_container_to(self.rollout_engine.prepare_batch(*args, **kwargs), self.device)
 
     @override
     def _prepare_mb_list(self, input_: dict[str, Any]):
@@ -186,8 +200,17 @@ class PackedActor(FSDPPPOActor):
         `max_new_tokens` (`constant_length`: Dr. GRPO, arXiv 2503.20783, section 3.2). AReaL's losses grow with the
         advantages in proportion, so we divide the advantages. `input_` holds advantages and loss_mask, (B, T).
         """
+
+        def noted(logprobs, entropy, microbatch: dict[str, Any], **logits) -> torch.Tensor:
+            if proximal_from_update(self.config):
+                microbatch["prox_logp"] = logprobs.detach()
+            computed_before = self.config.should_compute_prox_logp()
+            own = microbatch["prox_logp"] if computed_before else logprobs.detach()
+            self.gaps |= logprob_gaps(microbatch, own, self.get_version())
+            return loss_fn(logprobs, entropy, microbatch, **logits)
+
         if self.loss_reduction == "token_mean":
-            return super().train_batch(input_, loss_fn, loss_weight_fn)
+            return super().train_batch(input_, noted, loss_weight_fn)
         tokens_B1 = input_["loss_mask"].sum(-1, keepdim=True).clamp(min=1)
         divisor = tokens_B1 if self.loss_reduction == "sequence_mean" else self.config.max_new_tokens
         input_ = input_ | {"advantages": input_["advantages"] / divisor}
@@ -196,7 +219,7 @@ class PackedActor(FSDPPPOActor):
             return microbatch["loss_mask"].new_tensor(len(microbatch["cu_seqlens"]) - 1)
 
         def mean_over_completions(logprobs, entropy, microbatch: dict[str, Any], **logits) -> torch.Tensor:
-            mean_over_tokens = loss_fn(logprobs, entropy, microbatch, **logits)
+            mean_over_tokens = noted(logprobs, entropy, microbatch, **logits)
             return mean_over_tokens * loss_weight_fn(microbatch) / completions(microbatch)
 
         return super().train_batch(input_, mean_over_completions, completions)
@@ -206,13 +229,19 @@ class PackedActor(FSDPPPOActor):
     def compute_advantages(self, data: list[dict[str, Any]], *args, **kwargs) -> list[dict[str, Any]]:
         if self.shuffle_seed is not None:
             data = self._shuffled(data, self.shuffle_seed)
-        if "prox_logp" in data[0]:  # the trainer's own logprobs; AReaL may overwrite the server's with these
-            data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
+        # AReaL may overwrite the server's logprobs with the trainer's.
+        data = [group | {"rollout_logprobs": group["logprobs"].roll(-1, dims=-1)} for group in data]
         groups = super().compute_advantages(data, *args, **kwargs)
         # Tensor-parallel ranks hold copies of their head's batch.
         heads = groups if self.is_data_parallel_head() else []
-        self.on_advantages(sample_rows(heads, version=self.get_version(), rank=dist.get_rank()))
-        return [{name: value for name, value in group.items() if name not in OURS} for group in groups]
+        self._batch_rows, self.gaps = sample_rows(heads, rank=dist.get_rank()), {}
+        self.on_advantages()
+        return [group | {"sample_id": _of_each_token(group)} for group in groups]
+
+    @override
+    def ppo_update(self, *args, **kwargs) -> None:
+        super().ppo_update(*args, **kwargs)
+        self.on_update([row | self.gaps.get(row["id"], {}) for row in self._batch_rows])
 
     def _shuffled(self, groups: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         """The same groups with their rewards permuted over the whole batch of this rank."""
@@ -221,3 +250,24 @@ class PackedActor(FSDPPPOActor):
         shuffled_B = rewards_B[torch.randperm(len(rewards_B), generator=generator)]
         sizes = [len(group["rewards"]) for group in groups]
         return [group | {"rewards": part} for group, part in zip(groups, shuffled_B.split(sizes), strict=True)]
+
+
+def proximal_from_update(config: PPOActorConfig) -> bool:
+    """Whether pi_prox is the policy of the update's own forward pass: so it is when a batch gets one optimiser step."""
+    skipped = config.use_decoupled_loss and not config.should_compute_prox_logp()
+    return skipped and config.ppo_n_minibatches == 1
+
+
+def skip_needless_pass(config: PPOActorConfig) -> None:
+    """Spare the forward pass for pi_prox before a batch's only update, whose own forward pass gives the same numbers.
+
+    AReaL knows one name for "no pass before the update", `loglinear`, and approximates pi_prox then if nobody gives it;
+    `PackedActor.train_batch` does.
+    """
+    if config.use_decoupled_loss and config.ppo_n_minibatches == 1 and config.prox_logp_method == "recompute":
+        config.prox_logp_method = "loglinear"
+
+
+def _of_each_token(group: dict[str, Any]) -> torch.Tensor:
+    """The samples' ids, (G, T): AReaL reorders samples, and splits only what has a value for each token."""
+    return group["sample_id"][:, None].expand_as(group["loss_mask"]).contiguous()

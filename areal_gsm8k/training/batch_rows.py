@@ -26,19 +26,15 @@ AREAL_STATS = {  # our metric name -> AReaL's key
 }
 
 
-def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[dict[str, Any]]:
-    """The tensors' facts on each sample: id, group, advantage, logprob gap and, with a reference policy, KL.
+def sample_rows(groups: list[dict[str, Any]], rank: int) -> list[dict[str, Any]]:
+    """The tensors' facts on each sample: id, group, reward, advantage and, with a reference policy, KL.
 
-    `groups` hold sample_id, rewards (G,) and advantages, loss_mask, versions and, when the trainer recomputed logprobs,
-    rollout_logprobs and prox_logp, (G, T). The gap is between the two: over all tokens (`logprob_gap`, its mean
-    `logprob_drift`) and over tokens of the current `version`, whose gap is an error of the engines, not of staleness.
-    `kl` sums log pi - log pi_ref over the tokens, the estimator k1: its mean over samples of pi is the KL, in nats.
+    `groups` hold sample_id, rewards (G,) and advantages, loss_mask (G, T). `kl` sums log pi - log pi_ref over the
+    tokens, the estimator k1: its mean over samples of pi is the KL, in nats.
     """
     rows = []
     for index, group in enumerate(groups):
         mask_GT = group["loss_mask"].bool()
-        versions_GT = torch.roll(group["versions"], shifts=-1, dims=-1)
-        gaps_GT = (group["prox_logp"] - group["rollout_logprobs"]).abs() if "rollout_logprobs" in group else None
         for g, sample_id in enumerate(group["sample_id"].tolist()):
             mask_T = mask_GT[g]
             advantage_T = group["advantages"][g][mask_T]
@@ -48,15 +44,32 @@ def sample_rows(groups: list[dict[str, Any]], version: int, rank: int) -> list[d
                 "reward": group["rewards"][g].item(),  # the reward of the update: in the control run, the permuted one
                 "advantage": advantage_T.mean().item() if len(advantage_T) else 0.0,
             }
-            if gaps_GT is not None:
-                current_T = mask_T & (versions_GT[g] == version)
-                row["logprob_gap"] = _largest(gaps_GT[g][mask_T])
-                row["logprob_drift"] = gaps_GT[g][mask_T].mean().item() if mask_T.any() else None
-                row["logprob_gap_current"] = _largest(gaps_GT[g][current_T])
             if "ref_logp" in group:
                 row["kl"] = (group["logprobs"] - group["ref_logp"])[g][mask_T].sum().item()
             rows.append(row)
     return rows
+
+
+def logprob_gaps(flat: dict[str, Any], trainer_F: torch.Tensor, version: int) -> dict[int, dict[str, Any]]:
+    """By sample id, how far the trainer's logprobs (before the update) are from those of the rollout, in nats a token.
+
+    `flat` is a microbatch of F tokens: rollout_logprobs, loss_mask, versions and sample_id, (F,), and cu_seqlens. Over
+    all tokens `logprob_gap` is the largest and `logprob_drift` the mean; `logprob_gap_current` is the largest over
+    tokens of the current `version`, whose gap is an error of the engines, not of staleness.
+    """
+    mask_F = flat["loss_mask"].bool()
+    gaps_F = (trainer_F - flat["rollout_logprobs"]).abs()
+    current_F = mask_F & (flat["versions"].roll(-1) == version)
+    starts, ends = flat["cu_seqlens"][:-1].tolist(), flat["cu_seqlens"][1:].tolist()
+    gaps = {}
+    for start, end in zip(starts, ends, strict=True):
+        gaps_T, mask_T, current_T = gaps_F[start:end], mask_F[start:end], current_F[start:end]
+        gaps[int(flat["sample_id"][start])] = {
+            "logprob_gap": _largest(gaps_T[mask_T]),
+            "logprob_drift": gaps_T[mask_T].mean().item() if mask_T.any() else None,
+            "logprob_gap_current": _largest(gaps_T[current_T]),
+        }
+    return gaps
 
 
 def _largest(values: torch.Tensor) -> float | None:

@@ -38,16 +38,22 @@ SLURM_STATES = {  # states that AReaL does not know (a KeyError), or takes for s
 
 
 class ActorController(PPOActorController):
-    """Calls `PackedActor` in its workers; has the actor's `on_advantages`, `shuffle_rewards` and `reduce_loss`."""
+    """Calls `PackedActor` in its workers; has the actor's hooks, `shuffle_rewards` and `reduce_loss`."""
 
-    on_advantages: Callable[[list[dict[str, Any]]], None]
+    on_advantages: Callable[[], None]
+    on_update: Callable[[list[dict[str, Any]]], None]
 
     @override
     def compute_advantages(self, *args, **kwargs) -> list[dict[str, Any]]:
         groups = super().compute_advantages(*args, **kwargs)
-        rows = run_async_task(self._call_workers, "take_rows", [], {})
-        self.on_advantages([row for part in rows if part for row in part])
+        self.on_advantages()
         return groups
+
+    @override
+    def ppo_update(self, *args, **kwargs) -> None:
+        super().ppo_update(*args, **kwargs)
+        rows = run_async_task(self._call_workers, "take_rows", [], {})
+        self.on_update([row for part in rows if part for row in part])
 
     def shuffle_rewards(self, seed: int) -> None:
         self._custom_function_call("shuffle_rewards", seed)

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from areal_gsm8k.runs.run import COLLAPSED, FINISHED, REFUSED, STOPPED
 from areal_gsm8k.training import colocation, controller, preflight, recovery_points, rollouts
-from areal_gsm8k.training.actor import PackedActor
+from areal_gsm8k.training.actor import PackedActor, skip_needless_pass
 from areal_gsm8k.training.dev_evaluator import DevEvaluator
 from areal_gsm8k.training.policy_saver import PolicySaver
 from areal_gsm8k.training.prompt_stream import PromptStream
@@ -59,11 +59,13 @@ class GSM8KTrainer(PPOTrainer):
         self.status("loading the model")
         if self.colocated:
             colocation.release_servers()
+        skip_needless_pass(config.actor)
         super().__init__(config, train_dataset=train_dataset, valid_dataset=valid_dataset)
         self._compose()
         if self.recovered:
             self.recover_info = self.recover_handler.restore(self.recovered)
-        self.actor.on_advantages = self._consume
+        self.actor.on_advantages = self._begin_update
+        self.actor.on_update = self.stats_logger.consume
         self.actor.reduce_loss(config.loss_reduction)
         if config.reward.shuffled:
             self.actor.shuffle_rewards(config.seed)
@@ -122,9 +124,8 @@ class GSM8KTrainer(PPOTrainer):
         seeding.set_random_seed(self.config.seed, key=f"trainer{self.rank}-step{step}")
         self.status("rollout", step=step + 1)
 
-    def _consume(self, rows: list[dict]) -> None:
+    def _begin_update(self) -> None:
         self.status("training", step=self.stats_logger.steps_done + 1)
-        self.stats_logger.consume(rows)
 
     def _after_step(self, end_of_epoch: bool) -> None:
         """A step is on file: save the best model, and a recovery point when one is due. Raises StopAfterStep."""
