@@ -29,30 +29,29 @@ def attend(
     **_,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a pack: query (1, H, T, D), key and value (1, KV heads, T, D) -> (1, T, H, D)."""
-    rows, grouped = pack.queries_RQ.shape[0], query.shape[1] != key.shape[1]
-    queries_RHQD = _rows(query, pack.queries_RQ)
-    keys_RKKD, values_RKKD = _rows(key, pack.keys_RK), _rows(value, pack.keys_RK)
+    grouped = query.shape[1] != key.shape[1]
     if grouped and query.is_cuda:  # with a mask, CUDA's fast kernels want as many key heads as query heads
-        shared = query.shape[1] // key.shape[1]
-        keys_RKKD, values_RKKD = (x.repeat_interleave(shared, 1) for x in (keys_RKKD, values_RKKD))
-        grouped = False
-    answers_RHQD = torch.nn.functional.scaled_dot_product_attention(
-        queries_RHQD,
-        keys_RKKD,
-        values_RKKD,
-        attn_mask=pack.mask(query.dtype),
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=grouped,
-    )
-    flat = answers_RHQD.transpose(1, 2).reshape(rows * pack.queries_RQ.shape[1], query.shape[1], -1)
-    return flat.index_select(0, pack.answers_T)[None], None
+        shared, grouped = query.shape[1] // key.shape[1], False
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    query_THD, key_THD, value_THD = (states[0].transpose(0, 1) for states in (query, key, value))
+    answers = []
+    for rows in pack.rows:
+        answers_RHQD = torch.nn.functional.scaled_dot_product_attention(
+            _at(query_THD, rows.queries_RQ),
+            _at(key_THD, rows.keys_RK),
+            _at(value_THD, rows.keys_RK),
+            attn_mask=rows.mask(query.dtype),
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=grouped,
+        )
+        answers.append(answers_RHQD.transpose(1, 2).flatten(0, 1))
+    return torch.cat(answers).index_select(0, pack.answers_T)[None], None
 
 
-def _rows(states_1HTD: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The tokens at `places`, (R, X), as (R, H, X, D)."""
-    picked = states_1HTD[0].transpose(0, 1).index_select(0, places.flatten())
-    return picked.unflatten(0, places.shape).transpose(1, 2)
+def _at(states_THD: torch.Tensor, places_RX: torch.Tensor) -> torch.Tensor:
+    """The tokens at these places, (R, H, X, D)."""
+    return states_THD.index_select(0, places_RX.flatten()).unflatten(0, places_RX.shape).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, attend)

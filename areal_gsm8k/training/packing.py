@@ -23,43 +23,46 @@ from areal.api.cli_args import MicroBatchSpec
 from areal.utils.data import MicroBatchList, allocate_balanced_mbs_synced
 
 MANY = 10**12  # tokens: no bound
+WASTE = {"cpu": 2**13}  # pairs of query and key that one call of attention may multiply for nothing
+WASTE_ON_A_CARD = 2**22  # where a call costs more than its arithmetic
 
 
 @dataclass
-class Pack:
-    """What the attention (training/attention.py) and the output matrix (training/logprob_head.py) must know of a pack.
-
-    The T tokens are the queries of all rows, one row after the other. A row's keys are its prefix, then its queries.
-    Padding of queries and keys points at token 0; nobody reads what comes of it.
-    """
+class Rows:
+    """Some rows of a pack's attention, of similar sizes. Padding points at token 0; nobody reads what comes of it."""
 
     queries_RQ: torch.Tensor  # places among the T tokens
-    keys_RK: torch.Tensor
+    keys_RK: torch.Tensor  # a row's prefix, then its queries
     prefix_R: torch.Tensor  # tokens a row's first query sees before itself
-    answers_T: torch.Tensor  # the T tokens' places among the flattened (R, Q) queries
-    predictors_N: torch.Tensor  # the tokens, of T, whose hidden states predict a completion's token
-    labels_N: torch.Tensor  # the tokens they should predict
-    places_N: torch.Tensor  # the predictors' places among AReaL's F tokens
-    full_tokens: int  # F
-    last: bool = False  # of its batch: the microbatch after which gradients are reduced
-
-    def mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """What to add to attention scores, (R, 1, Q, K)."""
-        if self._mask is None or self._mask.dtype != dtype:
-            Q, K, device = self.queries_RQ.shape[1], self.keys_RK.shape[1], self.queries_RQ.device
-            newest_RQ1 = (self.prefix_R[:, None] + torch.arange(Q, device=device))[..., None]
-            hidden_RQK = torch.arange(K, device=device) > newest_RQ1
-            self._mask = torch.zeros(hidden_RQK.shape, dtype=dtype, device=device)
-            self._mask = self._mask.masked_fill_(hidden_RQK, float("-inf")).unsqueeze(1)
-        return self._mask
 
     def __post_init__(self):
         self._mask: torch.Tensor | None = None  # made by the first layer of a pass, for all
 
+    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """What to add to attention scores, (R, 1, Q, K)."""
+        if self._mask is None or self._mask.dtype != dtype:
+            device = self.queries_RQ.device
+            newest_RQ1 = (self.prefix_R[:, None] + torch.arange(self.queries_RQ.shape[1], device=device))[..., None]
+            hidden_RQK = torch.arange(self.keys_RK.shape[1], device=device) > newest_RQ1
+            mask_RQK = torch.zeros(hidden_RQK.shape, dtype=dtype, device=device)
+            self._mask = mask_RQK.masked_fill_(hidden_RQK, float("-inf")).unsqueeze(1)
+        return self._mask
 
-def microbatches(
-    batch: dict[str, Any], spec: MicroBatchSpec, group: dist.ProcessGroup | None = None
-) -> MicroBatchList:
+
+@dataclass
+class Pack:
+    """What the attention (training/attention.py) and the output matrix (training/logprob_head.py) must know of a pack."""
+
+    rows: list[Rows]
+    answers_T: torch.Tensor  # the T tokens' places among all rows' queries, flat, with padding
+    predictors_N: torch.Tensor  # the tokens, of T, whose hidden states predict a completion's token
+    labels_N: torch.Tensor  # the tokens they should predict
+    places_N: torch.Tensor  # the predictors' places among AReaL's F tokens
+    full_tokens: int  # F
+    last: bool = False  # of its batch
+
+
+def microbatches(batch: dict[str, Any], spec: MicroBatchSpec, group: dist.ProcessGroup | None = None) -> MicroBatchList:
     """The padded batch as packs of at most `spec.max_tokens_per_mb` tokens, with AReaL's flat tensors beside each.
 
     `batch` holds input_ids and attention_mask, (B, S), and versions, (B, S): at least 0 where a token was generated.
@@ -146,42 +149,47 @@ def _flat(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_inputs(ids_BS: torch.Tensor, lengths_B: torch.Tensor, prompts_B: torch.Tensor) -> dict[str, Any]:
-    """A transformers model's arguments for these sequences: input_ids and position_ids, (1, T), and the pack."""
+    """A transformers model's arguments for these sequences: input_ids and position_ids, (1, T), and the pack.
+
+    The T tokens are those of every prompt, then those of every completion: the queries of row after row.
+    """
     device = ids_BS.device
     new_B = torch.cat([torch.ones(1, dtype=torch.bool, device=device), ~_same_prompt_as_before(ids_BS, prompts_B)])
     owners_G = new_B.nonzero().squeeze(-1)  # the first sequence of every prompt
     group_B = new_B.cumsum(0) - 1
     G, B = len(owners_G), len(lengths_B)
 
-    # rows: every prompt, then every completion
     tokens_R = torch.cat([prompts_B[owners_G], lengths_B - prompts_B])
     starts_R = tokens_R.cumsum(0) - tokens_R
     prefix_R = torch.cat([torch.zeros_like(owners_G), prompts_B])
     prefix_starts_R = torch.cat([starts_R[:G], starts_R[:G][group_B]])
     sequence_R = torch.cat([owners_G, torch.arange(B, device=device)])
 
+    rows, places, padded = [], [], 0
+    for some in _similar(tokens_R.tolist(), prefix_R.tolist(), WASTE.get(device.type, WASTE_ON_A_CARD)):
+        queries, prefix, start = tokens_R[some, None], prefix_R[some, None], starts_R[some, None]
+        q_Q = torch.arange(int(queries.max()), device=device)
+        k_K = torch.arange(int((prefix + queries).max()), device=device)
+        keys_RK = torch.where(k_K < prefix, prefix_starts_R[some, None] + k_K, start + k_K - prefix)
+        valid_RQ = q_Q < queries
+        queries_RQ = (start + q_Q).where(valid_RQ, 0)
+        rows.append(Rows(queries_RQ, keys_RK.where(k_K < prefix + queries, 0), prefix_R[some]))
+        places.append((queries_RQ[valid_RQ], padded + valid_RQ.flatten().nonzero().squeeze(-1)))
+        padded += valid_RQ.numel()
+    tokens, answers = (torch.cat(parts) for parts in zip(*places, strict=True))
+
     q_Q = torch.arange(int(tokens_R.max()), device=device)
-    k_K = torch.arange(int((prefix_R + tokens_R).max()), device=device)
     valid_RQ = q_Q < tokens_R[:, None]
-    queries_RQ = (starts_R[:, None] + q_Q).where(valid_RQ, 0)
-    beyond_RK = k_K - prefix_R[:, None]
-    keys_RK = torch.where(beyond_RK < 0, prefix_starts_R[:, None] + k_K, starts_R[:, None] + beyond_RK)
-    keys_RK = keys_RK.where(beyond_RK < tokens_R[:, None], 0)
     position_RQ = prefix_R[:, None] + q_Q
     ids_RQ = ids_BS[sequence_R[:, None], position_RQ.clamp(max=ids_BS.shape[1] - 1)].long()
-
-    # the key before a completion's token predicts it
-    completed_BQ = valid_RQ[G:]
-    before_BQ = keys_RK[G:].gather(1, (position_RQ[G:] - 1).clamp(max=keys_RK.shape[1] - 1))
+    before_BQ = (starts_R[G:, None] + q_Q - 1).where(q_Q > 0, (prefix_starts_R + prefix_R)[G:, None] - 1)
     first_places_B = lengths_B.cumsum(0) - lengths_B + prompts_B - 1
     pack = Pack(
-        queries_RQ=queries_RQ,
-        keys_RK=keys_RK,
-        prefix_R=prefix_R,
-        answers_T=valid_RQ.flatten().nonzero().squeeze(-1),
-        predictors_N=before_BQ[completed_BQ],
-        labels_N=ids_RQ[G:][completed_BQ],
-        places_N=(first_places_B[:, None] + q_Q)[completed_BQ],
+        rows=rows,
+        answers_T=torch.empty_like(answers).scatter_(0, tokens, answers),
+        predictors_N=before_BQ[valid_RQ[G:]],
+        labels_N=ids_RQ[G:][valid_RQ[G:]],
+        places_N=(first_places_B[:, None] + q_Q)[valid_RQ[G:]],
         full_tokens=int(lengths_B.sum()),
     )
     return {
@@ -191,3 +199,20 @@ def _model_inputs(ids_BS: torch.Tensor, lengths_B: torch.Tensor, prompts_B: torc
         "use_cache": False,
         "pack": pack,
     }
+
+
+def _similar(queries_R: list[int], prefix_R: list[int], waste: int) -> list[list[int]]:
+    """Rows put together for one call of attention, such that no call multiplies more than `waste` pairs for nothing."""
+    together: list[list[int]] = []
+    spent = longest_keys = 0
+    for row in sorted(range(len(queries_R)), key=lambda row: (queries_R[row], prefix_R[row]), reverse=True):
+        queries, keys = queries_R[row], prefix_R[row] + queries_R[row]
+        if together:
+            most_queries, most_keys = queries_R[together[-1][0]], max(longest_keys, keys)
+            if (len(together[-1]) + 1) * most_queries * most_keys - spent - queries * keys <= waste:
+                together[-1].append(row)
+                spent, longest_keys = spent + queries * keys, most_keys
+                continue
+        together.append([row])
+        spent, longest_keys = queries * keys, keys
+    return together
