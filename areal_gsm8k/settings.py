@@ -45,6 +45,7 @@ class RewardSettings:
 @dataclass
 class EmbeddedSettings:
     threads: int = _explained(1, "CPU threads of the embedded rollout server (one is fastest for tiny models).")
+    trainer_threads: int = _explained(1, "CPU threads of a trainer beside it (one is fastest for tiny models).")
     max_running_requests: int = _explained(64, "Requests the embedded server decodes at once.")
     restarts: int = _explained(
         3, "Dead embedded servers are restarted with the current weights, this often in one run; 0: the run ends."
@@ -94,9 +95,10 @@ class Settings:
     )
     kl_reference: bool = _explained(
         False,
-        "Keep the start model as reference policy and log the KL to it (`kl`); a forward pass more a step. With "
-        "actor.kl_ctl above 0 it is kept anyway, and the KL taken from the reward.",
+        "Keep the start model as reference policy and log the KL to it (`kl`) every kl_steps. With actor.kl_ctl above 0 "
+        "it is kept anyway, and the KL taken from the reward of every step.",
     )
+    kl_steps: int = _explained(10, "With kl_reference: measure the KL in the first step and then every so many steps.")
     preflight: bool = _explained(True, "Sample 32 training prompts before step 1; no signal at all: do not start.")
     report: bool = _explained(True, "Write report.html when the run is done, as `gsm8k report` does at any time.")
     hang_seconds: int = _explained(

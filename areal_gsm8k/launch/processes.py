@@ -27,7 +27,7 @@ HEALTHY_SECONDS = 120
 CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
 CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    "OMP_NUM_THREADS": "1",  # two threads are slower than one at the sizes a CPU can train
+    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch's: large pages for large tensors, which the kernel fills in a third of the time
     "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
 }
 
@@ -73,7 +73,7 @@ class RunProcesses:
         for rank in range(ranks):
             environment = self.plan.environment | (CONTROLLER if single else _spmd_environment(rank, ranks))
             if self.embedded:
-                environment |= CPU
+                environment |= CPU | {"OMP_NUM_THREADS": str(self.plan.get("embedded.trainer_threads"))}
             name = "trainer" if ranks == 1 else f"trainer {rank}"
             command = [sys.executable, "-m", "areal_gsm8k.launch.prewarm", *arguments]
             self.trainers.append(Child(name, command, self.run.logs / f"trainer_{rank}.log", environment))

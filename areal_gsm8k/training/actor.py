@@ -35,7 +35,7 @@ from areal.utils.data import tensor_container_to
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
-from areal_gsm8k.training import attention, lora, packing
+from areal_gsm8k.training import attention, lora, packing, weights
 from areal_gsm8k.training.batch_rows import logprob_gaps, sample_rows
 from areal_gsm8k.training.controller import ActorController
 from areal_gsm8k.training.logprob_head import LogprobHead
@@ -72,7 +72,7 @@ class PackedActor(FSDPPPOActor):
             self.head = LogprobHead.in_place_of(self.model, self.config.temperature)
 
     def _can_pack(self) -> bool:
-        """Whether this model and its split over GPUs allow for packs; else each sequence is computed whole, by AReaL."""
+        """Whether this model and its split over GPUs allow for packs; else AReaL computes each sequence whole."""
         split = self.parallel_helper.tp_size > 1 or self.parallel_helper.sp_size > 1 or self.enable_tree_training
         windows = "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ())
         return (
@@ -136,7 +136,9 @@ class PackedActor(FSDPPPOActor):
         The older folder goes when all servers have the new one: no server can then be starting from the older folder.
         """
         meta = replace(meta, clear_checkpoint_after_load=False, use_lora=False)  # the folder holds a whole model
-        self._save_model_to_hf(meta.path, self.tokenizer, self.processor)  # ends in a barrier
+        if not weights.save_like(self.served, meta.path, self.model, getattr(torch, self.config.dtype)):
+            self._save_model_to_hf(meta.path, self.tokenizer, self.processor)
+        dist.barrier(group=self.cpu_group)
         if dist.get_rank() == 0:
             self.on_weights_saved(meta.path)
             if not self.load_later:

@@ -51,7 +51,7 @@ class Rows:
 
 @dataclass
 class Pack:
-    """What the attention (training/attention.py) and the output matrix (training/logprob_head.py) must know of a pack."""
+    """What attention (training/attention.py) and output matrix (training/logprob_head.py) must know of a pack."""
 
     rows: list[Rows]
     answers_T: torch.Tensor  # the T tokens' places among all rows' queries, flat, with padding

@@ -37,7 +37,10 @@ class StepRecorder:
         ledger: Ledger,
         steps_done: int,
         after_step: Callable[[bool], None],
+        tracked: bool,
     ):
+        """`tracked`: whether a tracker is to get the rows; AReaL spends 20 ms a step on one that is disabled."""
+        self.tracked = tracked
         self.areal, self.run, self.ranks, self.ledger, self.steps_done = areal, run, ranks, ledger, steps_done
         self.after_step = after_step
         self.reader = RecordReader(run.records)
@@ -65,7 +68,7 @@ class StepRecorder:
             ours |= step_metrics(samples, rejected, data, version=global_step, seconds=seconds) | self.evaluated
             append_lines(self.run.metrics, [ours])
             self.ledger.add(row["position"] for row in [*samples, *rejected])
-        self.areal.commit(epoch, step, global_step, data | _numbers(ours))
+        self._track(epoch, step, global_step, data | _numbers(ours))
         self.evaluated = {}
         self.steps_done = global_step + 1
         self.start()
@@ -77,8 +80,12 @@ class StepRecorder:
             row = {"step": self.steps_done} | self.evaluated
             append_lines(self.run.metrics, [row])
             # AReaL counts its rows from 0 and never back: with this row at 0, step n of the run is AReaL's row n.
-            self.areal.commit(0, -1, self.steps_done - 1, _numbers(row))
+            self._track(0, -1, self.steps_done - 1, _numbers(row))
         self.evaluated = {}
+
+    def _track(self, epoch: int, step: int, global_step: int, row: dict[str, float]) -> None:
+        if self.tracked:
+            self.areal.commit(epoch, step, global_step, row)
 
     def flush_rejected(self) -> list[dict[str, Any]]:
         """Write the samples that no step will consume to samples/rejected.jsonl."""

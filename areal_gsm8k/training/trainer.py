@@ -21,6 +21,7 @@ from areal.trainer.rl_trainer import PPOTrainer
 from areal.utils import seeding, stats_tracker
 from typing_extensions import override
 
+from areal_gsm8k.config.compose import MEASURE_ONLY
 from areal_gsm8k.runs.run import COLLAPSED, FINISHED, REFUSED, STOPPED
 from areal_gsm8k.training import colocation, controller, preflight, recovery_points, rollouts
 from areal_gsm8k.training.actor import PackedActor, skip_needless_pass
@@ -29,6 +30,7 @@ from areal_gsm8k.training.policy_saver import PolicySaver
 from areal_gsm8k.training.prompt_stream import PromptStream
 from areal_gsm8k.training.ranks import Ranks
 from areal_gsm8k.training.recovery_points import RecoveryPoints
+from areal_gsm8k.training.reference import OccasionalReference
 from areal_gsm8k.training.run_config import RunConfig
 from areal_gsm8k.training.step_recorder import StepRecorder
 from areal_gsm8k.watch import verdict
@@ -79,11 +81,15 @@ class GSM8KTrainer(PPOTrainer):
         self.train_dataloader = PromptStream(
             areal.train_dataloader, self.actor.data_parallel_rank, self.actor.data_parallel_world_size, ledger
         )
-        recorder = StepRecorder(areal.stats_logger, self.run, ranks, ledger, steps_done, self._after_step)
+        to = self.config.stats_logger
+        tracked = bool(to.tensorboard.path) or any(t.mode != "disabled" for t in (to.wandb, to.swanlab, to.trackio))
+        recorder = StepRecorder(areal.stats_logger, self.run, ranks, ledger, steps_done, self._after_step, tracked)
         self.evaluator = DevEvaluator(areal.evaluator, recorder, ranks, self.actor, self._servers_at_work, self.status)
         self.saver = PolicySaver(areal.saver, self.run, ranks, self.actor, self.tokenizer, self.processor)
         self.recover_handler = RecoveryPoints(areal.recover_handler, self)
         self.stats_logger = recorder
+        if self.ref and self.config.actor.kl_ctl <= MEASURE_ONLY:
+            self.ref = OccasionalReference(self.ref, self.config.kl_steps, lambda: recorder.steps_done)
 
     def train(self, **workflows) -> None:
         """AReaL's loop, with its arguments, and an evaluation before the first step and after the last."""

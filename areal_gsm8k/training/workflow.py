@@ -78,6 +78,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         self.reward = replace(self.shared.reward, max_new_tokens=gconfig.max_new_tokens)
         self.seed, self.group_size = seed, group_size
         self.begun: dict[int, int] = {}  # position -> samples of its group begun, until all are
+        self.asked: tuple[str, list[int]] = ("", [])  # the last question, with its prompt's ids
 
     async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> dict[str, torch.Tensor] | None:
         """Sample one completion of `data`: id, question, answer and, in training, position (in the data order).
@@ -85,9 +86,7 @@ class GSM8KWorkflow(RolloutWorkflow):
         Returns tensors of batch size 1: input_ids, loss_mask, logprobs, versions, attention_mask, each (1, T), and
         rewards, sample_id, each (1,). Returns None, which drops the sample, when its reward could not be computed.
         """
-        prompt = prompts.prompt_ids(
-            self.tokenizer, data["question"], self.settings.answer_format, self.settings.system_prompt
-        )
+        prompt = self._prompt(data["question"])
         sample_id = self._sample_id(data.get("position"))
         request = ModelRequest(
             rid=str(sample_id),
@@ -111,6 +110,14 @@ class GSM8KWorkflow(RolloutWorkflow):
             self.shared.failures = 0
         stats_tracker.get(scope).scalar(reward=reward)
         return _tensors(response, reward, sample_id)
+
+    def _prompt(self, question: str) -> list[int]:
+        """Token ids of the prompt, which the samples of a group share."""
+        if self.asked[0] != question:
+            settings = self.settings
+            ids = prompts.prompt_ids(self.tokenizer, question, settings.answer_format, settings.system_prompt)
+            self.asked = (question, ids)
+        return self.asked[1]
 
     def _sample_id(self, position: int | None) -> int:
         """In training a function of the data order, so that a resumed run gives each sample the same id and seed."""
