@@ -95,8 +95,8 @@ class Settings:
     )
     kl_reference: bool = _explained(
         False,
-        "Keep the start model as reference policy and log the KL to it (`kl`) every kl_steps. With actor.kl_ctl above 0 "
-        "it is kept anyway, and the KL taken from the reward of every step.",
+        "Keep the start model as reference policy and log the KL to it (`kl`) every kl_steps. With actor.kl_ctl above "
+        "0 it is kept anyway, and the KL taken from the reward of every step.",
     )
     kl_steps: int = _explained(10, "With kl_reference: measure the KL in the first step and then every so many steps.")
     preflight: bool = _explained(True, "Sample 32 training prompts before step 1; no signal at all: do not start.")

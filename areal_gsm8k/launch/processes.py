@@ -27,7 +27,7 @@ HEALTHY_SECONDS = 120
 CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
 CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch's: large pages for large tensors, which the kernel fills in a third of the time
+    "THP_MEM_ALLOC_ENABLE": "1",  # large pages for large tensors: the kernel clears them in a third of the time
     "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
 }
 

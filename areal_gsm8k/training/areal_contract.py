@@ -27,7 +27,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
     "areal.trainer.rl_trainer": {
         "PPOTrainer": (
             "train_dataloader", "stats_logger", "evaluator", "saver", "recover_handler",  # ours take their places
-            "actor", "rollout", "eval_rollout", "tokenizer", "processor",
+            "actor", "ref", "rollout", "eval_rollout", "tokenizer", "processor",
             "__init__", "train", "close", "recover_info", "weight_update_meta", "scheduler", "actor_alloc",
             "rollout_alloc",
             "_create_train_engine",  # the only place where the actor's class is chosen
@@ -41,16 +41,20 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
     "areal.engine.fsdp_engine": {
         "FSDPPPOActor": (
             "__init__", "train_batch", "compute_advantages", "as_controller", "get_version", "set_version", "save",
-            "load", "update_weights", "is_data_parallel_head", "lr_scheduler", "cpu_group",
+            "load", "update_weights", "is_data_parallel_head", "lr_scheduler", "cpu_group", "prepare_batch",
+            "ppo_update", "compute_logp", "data_parallel_group", "data_parallel_world_size", "parallel_helper",
+            "enable_tree_training", "device",
             "_create_device_model",  # asks every model for num_key_value_heads
-            "_prepare_mb_list",  # the mask under which packed sequences see one another
+            "_prepare_mb_list",  # packs sequences whole, under a mask by which they see one another
+            "_prepare_mb_inputs",  # the last place before the model that knows the microbatch
+            "_compute_logprobs", "_compute_logprobs_entropy", "_get_vocab_min_max_logits",  # what it takes of logits
             "_update_weights_from_disk",  # announces the folder a second before it is there
             "_save_model_to_hf",  # LoRA: saved weights have the adapter merged in
         ),
     },
     "areal.trainer.ppo.actor": {
         "PPOActorController": (
-            "compute_advantages",
+            "compute_advantages", "ppo_update",
             "_call_workers", "_custom_function_call",  # the only ways to our own methods in the workers
         ),
     },
@@ -94,6 +98,13 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
         "StatsLogger": ("commit", "close", "print_stats", "state_dict", "load_state_dict", "ft_spec"),
     },
     "areal.utils.evaluator": {"Evaluator": ("evaluate", "freq_ctl", "state_dict", "load_state_dict")},
+    "areal.utils.data": {
+        "MicroBatchList": ("__init__",), "allocate_balanced_mbs_synced": (), "tensor_container_to": (),
+    },
+    "areal.api.cli_args": {
+        "MicroBatchSpec": ("new", "max_tokens_per_mb"),
+        "PPOActorConfig": ("should_compute_prox_logp", "prox_logp_method", "use_decoupled_loss", "ppo_n_minibatches"),
+    },
     "areal.utils.seeding": {"set_random_seed": ()},
     "areal.utils.stats_tracker": {"get": (), "record_timing": (), "export_all": ()},
     "areal.utils.name_resolve": {"add": (), "reconfigure": ()},
