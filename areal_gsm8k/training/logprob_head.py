@@ -53,7 +53,7 @@ class LogprobHead(torch.nn.Linear):
         hidden_NH = hidden_1TH[0].index_select(0, pack.predictors_N)
         logprobs_N, entropies_N = _Logprobs.apply(hidden_NH, self.weight, self.bias, pack.labels_N, self.temperature)
         both_N2 = torch.stack([logprobs_N, entropies_N], dim=-1)
-        return both_N2.new_zeros(pack.full_tokens, 2).index_copy(0, pack.places_N, both_N2)[None]
+        return both_N2.new_zeros(1, pack.full_tokens, 2).index_copy(1, pack.places_N, both_N2[None])
 
 
 class _Logprobs(torch.autograd.Function):

@@ -222,7 +222,7 @@ HALF, THIRD = 0.75**0.5, 1 / 3
 )
 def test_advantages_by_hand(name, advantages, updating, config_of, recorded):
     actor = updating(config_of(name))
-    actor.compute_advantages(groups(recorded.fresh))
+    actor.ppo_update(actor.compute_advantages(groups(recorded.fresh)))
     assert [row["advantage"] for row in actor.take_rows()] == pytest.approx(advantages, abs=1e-4)
 
 

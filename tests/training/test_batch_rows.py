@@ -1,44 +1,45 @@
 import pytest
 import torch
 
-from areal_gsm8k.training.batch_rows import evaluation_metrics, sample_rows, step_metrics
+from areal_gsm8k.training.batch_rows import evaluation_metrics, logprob_gaps, sample_rows, step_metrics
 
 
-def group(ids, versions, prox, old, advantages):
+def group(ids, advantages):
     """Two tokens of prompt, two of completion; AReaL's arrays at position t speak of token t+1."""
     n = len(ids)
     return {
         "sample_id": torch.tensor(ids),
         "loss_mask": torch.tensor([[0, 1, 1, 0]] * n),
-        "versions": torch.tensor([[-1, -1, *v] for v in versions]),
-        "prox_logp": torch.tensor([[9.0, *p, 9.0] for p in prox]),
-        "rollout_logprobs": torch.tensor([[0.0, *o, 0.0] for o in old]),
         "rewards": torch.tensor([1.0] + [0.0] * (n - 1)),
         "advantages": torch.tensor([[0.0, a, a, 0.0] for a in advantages]),
     }
 
 
-def test_gap_is_split_by_whether_the_token_is_of_the_current_version():
-    rows = sample_rows(
-        [group([5, 6], [[3, 4], [3, 3]], [[-1.0, -2.0], [-1.0, -1.0]], [[-1.5, -2.25], [-1.0, -3.0]], [0.5, -0.5])],
-        version=4,
-        rank=1,
-    )
+def test_a_row_names_its_group_and_says_what_the_update_saw():
+    rows = sample_rows([group([5, 6], [0.5, -0.5])], rank=1)
     assert [row["id"] for row in rows] == [5, 6]
-    assert rows[0]["logprob_gap"] == pytest.approx(0.5)
-    assert rows[0]["logprob_gap_current"] == pytest.approx(0.25)  # only the token of version 4
-    assert rows[1]["logprob_gap"] == pytest.approx(2.0)
-    assert rows[1]["logprob_gap_current"] is None
-    assert rows[0]["logprob_drift"] == pytest.approx(0.375)
     assert [row["advantage"] for row in rows] == [0.5, -0.5]
     assert [row["reward"] for row in rows] == [1.0, 0.0]
     assert {row["group"] for row in rows} == {"1-0"}
 
 
+def test_gap_is_split_by_whether_the_token_is_of_the_current_version():
+    flat = {
+        "sample_id": torch.tensor([5] * 4 + [6] * 4),
+        "loss_mask": torch.tensor([0, 1, 1, 0] * 2),
+        "versions": torch.tensor([-1, -1, 3, 4, -1, -1, 3, 3]),
+        "rollout_logprobs": torch.tensor([0.0, -1.5, -2.25, 0.0, 0.0, -1.0, -3.0, 0.0]),
+        "cu_seqlens": torch.tensor([0, 4, 8]),
+    }
+    gaps = logprob_gaps(flat, torch.tensor([9.0, -1.0, -2.0, 9.0, 9.0, -1.0, -1.0, 9.0]), version=4)
+    assert gaps[5] == pytest.approx({"logprob_gap": 0.5, "logprob_drift": 0.375, "logprob_gap_current": 0.25})
+    assert gaps[6]["logprob_gap"] == pytest.approx(2.0) and gaps[6]["logprob_gap_current"] is None
+
+
 def test_kl_is_summed_over_the_completion_and_averaged_over_tokens():
-    one = group([5, 6], [[3, 4], [3, 3]], [[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2, [0.5, -0.5])
-    one |= {"logprobs": one["prox_logp"] - 1.0, "ref_logp": one["prox_logp"] - 1.25}
-    rows = sample_rows([one], version=4, rank=0)
+    logprobs = torch.tensor([[9.0, -1.0, -1.0, 9.0]] * 2)
+    one = group([5, 6], [0.5, -0.5]) | {"logprobs": logprobs, "ref_logp": logprobs - 0.25}
+    rows = sample_rows([one], rank=0)
     assert [row["kl"] for row in rows] == [pytest.approx(0.5)] * 2  # 9.0 at the prompt is masked
     metrics = step_metrics([joined("a", 1.0, kl=0.5), joined("a", 0.0, kl=0.1)], [], {}, version=3, seconds=1.0)
     assert metrics["kl"] == pytest.approx(0.6 / 20)

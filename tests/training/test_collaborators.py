@@ -85,7 +85,9 @@ def run(tmp_path):
 
 @pytest.fixture
 def recorder(run):
-    return StepRecorder(Logger(), run, ALONE, Ledger(), steps_done=0, after_step=lambda end_of_epoch: None)
+    return StepRecorder(
+        Logger(), run, ALONE, Ledger(), steps_done=0, after_step=lambda end_of_epoch: None, tracked=True
+    )
 
 
 def sampled(run: Run, position: int) -> dict:
@@ -165,7 +167,7 @@ def test_a_recovery_point_holds_all_that_steers_the_run(run):
         made.saver = PolicySaver(
             SimpleNamespace(freq_ctl=Every(3), ft_spec=None), run, ALONE, actor, tokenizer=None, processor=None
         )
-        made.stats_logger = StepRecorder(Logger(), run, ALONE, Ledger(), 0, lambda end_of_epoch: None)
+        made.stats_logger = StepRecorder(Logger(), run, ALONE, Ledger(), 0, lambda end_of_epoch: None, True)
         areal = Every(5)
         made.evaluator = DevEvaluator(
             SimpleNamespace(freq_ctl=areal, state_dict=areal.state_dict, load_state_dict=areal.load_state_dict),

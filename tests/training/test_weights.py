@@ -1,0 +1,46 @@
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("areal", reason="areal is not installed")
+
+from areal_gsm8k.training import weights
+
+
+@pytest.fixture
+def model(untrained_model):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(untrained_model, dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+
+
+@pytest.fixture
+def before(untrained_model, tmp_path):
+    return shutil.copytree(untrained_model, tmp_path / "v1")
+
+
+def test_the_folder_is_the_first_one_with_the_new_weights(model, before, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.nn.init.normal_(model.model.norm.weight)
+    assert weights.save_like(str(before), str(tmp_path / "v2"), model, torch.bfloat16)
+    shutil.rmtree(before)  # as the actor does when every server has the new ones
+    served = AutoModelForCausalLM.from_pretrained(tmp_path / "v2")
+    AutoTokenizer.from_pretrained(tmp_path / "v2")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(served.get_parameter(name), parameter.to(torch.bfloat16)), name
+
+
+def test_nothing_is_done_without_a_folder_of_the_same_parameters(model, before, tmp_path):
+    new = str(tmp_path / "v2")
+    assert not weights.save_like(None, new, model, torch.float32)
+    assert not weights.save_like(str(before), new, torch.nn.Linear(1, 1), torch.float32)  # an adapter's names differ
+    (before / weights.WEIGHTS).rename(before / "model-00001-of-00002.safetensors")
+    assert not weights.save_like(str(before), new, model, torch.float32)
+    assert not (tmp_path / "v2").exists()
