@@ -67,7 +67,7 @@ def make(task: Task, sides: list[TRL | Ours], seeds: range, console: Console) ->
         for side in sides:
             folder = task.folder.absolute() / "runs" / f"{side.name}-{seed}"
             file = folder.with_suffix(".json")
-            if not file.exists():
+            if not file.exists() or Outcome.read(file).steps[-1]["step"] != task.steps:
                 shutil.rmtree(folder, ignore_errors=True)
                 outcome = side.run(task, seed, folder)
                 outcome.accuracy.update(accuracies(task, outcome, folder.with_suffix(".evaluations")))

@@ -37,7 +37,7 @@ class Measured:
     cpu: float
     peak: int
     others: float
-    looks: list[tuple[int, Look]]  # steps on file at each look
+    looks: list[tuple[int, Look]]  # the newest step on file at each look, 0 when training begins, -1 before
 
     def cpu_a_step(self, stretches: list[tuple[int, int]]) -> float | None:
         """Mean CPU seconds of the steps first + 1 to last, over stretches (first, last); None without such steps."""
@@ -50,8 +50,8 @@ class Measured:
 
 
 def stretches(kept: list[int], last: int) -> list[tuple[int, int]]:
-    """Stretches of steps between those after which weights are kept, or an evaluation is made."""
-    ends = sorted({0, last, *(step for step in kept if step < last)})
+    """Stretches of steps between those that keep weights, as `cpu_a_step` takes them."""
+    ends = [-1, *(step for step in kept if step <= last), last + 1]
     return [(before + 1, after - 1) for before, after in itertools.pairwise(ends)]
 
 

@@ -1,5 +1,6 @@
 """What the runs of both sides come to: tables for the terminal, one JSON file, one picture."""
 
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from areal_gsm8k.runs.files import replacing, write_atomically
 from benchmarks.trl.sides import Outcome
 
 GOOD = 0.80  # the dev accuracy that is timed
+FEW = 5  # steps, each of which is shown
 
 
 def by_side(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -56,9 +58,13 @@ def _costs(sides: dict[str, list[Outcome]]) -> Table:
     for side, runs in sides.items():
         cpu = [run.cpu_a_step for run in runs if run.cpu_a_step is not None]
         tokens = [row["tokens"] for run in runs for row in run.steps]
+        wall = f"{_mean([run.wall_a_step for run in runs]):.3f}"
+        if len(runs[0].steps) <= FEW:
+            ends = [0.0, *(row["wall"] for row in runs[0].steps)]
+            wall += " (" + ", ".join(f"{after - before:.1f}" for before, after in itertools.pairwise(ends)) + ")"
         table.add_row(
             side,
-            f"{_mean([run.wall_a_step for run in runs]):.3f}",
+            wall,
             f"{_mean(cpu):.3f}" if cpu else "-",
             f"{_mean(tokens):,.0f}",
             f"{max(run.peak_memory for run in runs) / 1e6:,.0f}",

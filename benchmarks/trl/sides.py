@@ -40,8 +40,7 @@ class Outcome:
 
     @property
     def wall_a_step(self) -> float:
-        """Mean, without the first step, which warms up."""
-        return (self.steps[-1]["wall"] - self.steps[0]["wall"]) / max(1, len(self.steps) - 1)
+        return self.steps[-1]["wall"] / len(self.steps)
 
     def wall_at(self, step: int) -> float:
         return next(row["wall"] for row in self.steps if row["step"] == step) if step else 0.0
@@ -110,7 +109,7 @@ class TRL:
                 "step": row["step"], "wall": row["wall"], "reward": row["reward"],
                 "tokens": round(row["completions/mean_length"] * task.completions),
             }
-            for row in read_lines(found)[0]
+            for row in read_lines(found)[0][1:]
         ]  # fmt: skip
         kept = {step: str(folder / "weights" / f"step_{step:05d}") for step in task.kept if step <= task.steps}
         software = json.loads((folder / "software.json").read_text())
@@ -154,8 +153,8 @@ class Ours:
 
 
 def _counted(file: Path) -> Callable[[], int]:
-    """A function that tells how many steps a growing file of rows has."""
-    read = {"offset": 0, "step": 0}
+    """A function that tells the newest step of a growing file of rows; -1 before the first."""
+    read = {"offset": 0, "step": -1}
 
     def steps() -> int:
         rows, read["offset"] = read_lines(file, read["offset"])

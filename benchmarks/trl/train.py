@@ -3,8 +3,8 @@
     .venv.trl/bin/python benchmarks/trl/train.py SETTINGS.json
 
 SETTINGS.json, made in benchmarks/trl/sides.py, names model, rows, the folder of results and TRL's own arguments.
-Written there: steps.jsonl, a row a step, `wall` being seconds since training began without those of saving weights;
-weights/step_NNNNN after the steps asked for; software.json. Rewards come from the grader of our runs.
+Written there: steps.jsonl, a row when training begins and one a step, with the wall seconds since then less those of
+saving weights; weights/step_NNNNN after the steps asked for; software.json. Rewards come from the grader of our runs.
 """
 
 import json
@@ -40,6 +40,7 @@ class Recorder(TrainerCallback):
         self.began = self.left_out = self.wall = 0.0
 
     def on_train_begin(self, args, state, control, **_) -> None:
+        append_lines(self.folder / "steps.jsonl", [{"step": 0}])
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, model, **_) -> None:
