@@ -54,7 +54,7 @@ def _learning(sides: dict[str, list[Outcome]]) -> Table:
 
 def _costs(sides: dict[str, list[Outcome]]) -> Table:
     names = "wall s a step", "CPU s a step", "tokens a step", "peak MB", "whole program: wall s", "CPU s"
-    table = Table("", *names, title="costs, means over the seeds")
+    table = Table("", *names, title="costs: means over the seeds, of memory the most")
     for side, runs in sides.items():
         cpu = [run.cpu_a_step for run in runs if run.cpu_a_step is not None]
         tokens = [row["tokens"] for run in runs for row in run.steps]

@@ -27,7 +27,7 @@ def test_two_steps_of_each_side_give_tables_results_and_a_picture(start_model, t
         return runner.begin(command, out, cold=False) if ours else began(command, out, environment)
 
     monkeypatch.setattr(measured, "begin", warm)
-    vs_trl.main(["--smoke", "--start", str(start_model), "--out", str(tmp_path)])
+    vs_trl.main(["--smoke", "--threads", "1", "--start", str(start_model), "--out", str(tmp_path)])
     assert "ours, one step ahead" in capsys.readouterr().out
     results = json.loads((tmp_path / "smoke" / "results.json").read_text())
     for run in results["runs"]:
@@ -39,7 +39,7 @@ def test_two_steps_of_each_side_give_tables_results_and_a_picture(start_model, t
         "accuracy"
     ].items()
     assert (tmp_path / "smoke" / "accuracy.png").stat().st_size > 10_000
-    vs_trl.main(["--smoke", "--start", str(start_model), "--out", str(tmp_path), "--show"])
+    vs_trl.main(["--smoke", "--start", str(start_model), "--out", str(tmp_path), "--threads", "1", "--show"])
     assert json.loads((tmp_path / "smoke" / "results.json").read_text())["runs"] == results["runs"]
 
 
