@@ -31,6 +31,7 @@ from areal_gsm8k.plan.speed.workload import Workload
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.sft import tiny
+from benchmarks.process_tree import ProcessTree
 
 CPU = Path("configs/cpu.yaml")
 COMMON = (
@@ -67,49 +68,21 @@ ENOUGH = 10  # steps that count
 WARM_UP = 5  # steps that do not
 
 
-class Machine:
-    """CPU seconds of everything on the machine but a process and its children."""
-
-    def __init__(self, process: psutil.Process):
-        self.process, self.seen = process, {}
-
-    def others(self) -> float:
-        return self._busy() - self._own()
-
-    def _busy(self) -> float:
-        times = psutil.cpu_times()
-        return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
-
-    def _own(self) -> float:
-        """CPU seconds of the process and of every child ever seen; called often enough to miss no child's."""
-        for process in self._tree():
-            try:
-                self.seen[process.pid] = sum(process.cpu_times()[:2])
-            except psutil.Error:
-                continue
-        return sum(self.seen.values())
-
-    def handling(self) -> float:
-        """CPU seconds of the trainers' threads beside the main one: they ask for completions, grade and record them."""
-        trainers = [process for process in self._tree() if "areal_gsm8k.launch.prewarm" in process.cmdline()]
-        threads = [thread for process in trainers for thread in process.threads() if thread.id != process.pid]
-        return sum(thread.user_time + thread.system_time for thread in threads)
-
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            return [self.process, *self.process.children(recursive=True)]
-        except psutil.Error:
-            return []
+def handling(tree: ProcessTree) -> float:
+    """CPU seconds of the trainers' threads beside the main one: they ask for completions, grade and record them."""
+    trainers = [process for process in tree.processes() if "areal_gsm8k.launch.prewarm" in process.cmdline()]
+    threads = [thread for process in trainers for thread in process.threads() if thread.id != process.pid]
+    return sum(thread.user_time + thread.system_time for thread in threads)
 
 
 def make(run: Run, overrides: list[str], console: Console) -> None:
     """The run, if it is not there, until enough of its steps were quiet; beside it a note of these."""
     note = run.root.with_suffix(".json")
     while not note.exists():
-        quiet, handling = measure(run, overrides)
+        quiet, handled = measure(run, overrides)
         said = f"{time.strftime('%X')} {run.root.name}: {len(quiet)} quiet steps"
         if len(quiet) >= ENOUGH:
-            write_atomically(note, json.dumps({"quiet": quiet, "handling": handling}))
+            write_atomically(note, json.dumps({"quiet": quiet, "handling": handled}))
             said += f", {statistics.fmean(row['seconds'] for row in counted(run)):.3f} s each"
         console.print(said)
 
@@ -126,11 +99,12 @@ def measure(run: Run, overrides: list[str]) -> tuple[list[int], float]:
     seen = []  # monotonic time, CPU seconds of others, steps on file, CPU seconds of handling
     with run.root.with_suffix(".out").open("w") as out:
         process = subprocess.Popen([*command, f"trial_name={run.root.name}"], stdout=out, stderr=subprocess.STDOUT)
-        machine = Machine(psutil.Process(process.pid))
+        tree = ProcessTree(process.pid)
         while process.poll() is None:
             time.sleep(0.5)
             with suppress(psutil.Error):  # a process that is just ending
-                seen.append((time.monotonic(), machine.others(), len(run.read_metrics()) - 1, machine.handling()))
+                looked = tree.look(memory=False)
+                seen.append((looked.time, looked.others, len(run.read_metrics()) - 1, handling(tree)))
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}: see {out.name}")
     quiet = []
@@ -140,8 +114,7 @@ def measure(run: Run, overrides: list[str]) -> tuple[list[int], float]:
         share = (after[1] - before[1]) / (after[0] - before[0]) / psutil.cpu_count()
         quiet += [step] * (share < QUIET)
     trained = [look for look in seen if WARM_UP <= look[2] < seen[-1][2] - 1]
-    handling = (trained[-1][3] - trained[0][3]) / (trained[-1][2] - trained[0][2])
-    return quiet, handling
+    return quiet, (trained[-1][3] - trained[0][3]) / (trained[-1][2] - trained[0][2])
 
 
 def noted(run: Run) -> dict:
