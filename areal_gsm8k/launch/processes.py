@@ -27,7 +27,11 @@ HEALTHY_SECONDS = 120
 CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
 CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-    "THP_MEM_ALLOC_ENABLE": "1",  # large pages for large tensors: the kernel clears them in a third of the time
+    # A step allocates many times the memory it holds, and by default every large tensor gets new pages, which the kernel
+    # clears: a quarter of a step of 0.5B parameters. So glibc is to keep what was freed, and PyTorch takes large pages.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "THP_MEM_ALLOC_ENABLE": "1",
     "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
 }
 
