@@ -27,6 +27,8 @@ HEALTHY_SECONDS = 120
 CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
 CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    # Threads that wait must not spin: server and trainer use the same cores, in turns or side by side.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # A step allocates many times the memory it holds, and by default every large tensor gets new pages, which the kernel
     # clears: a quarter of a step of 0.5B parameters. So glibc is to keep what was freed, and PyTorch takes large pages.
     "MALLOC_MMAP_MAX_": "0",
@@ -113,7 +115,7 @@ class RunProcesses:
             max_running_requests=self.plan.get("embedded.max_running_requests"),
             dtype=self.plan.get("actor.dtype"),
             seed=self.plan.get("seed") + index,
-            environment=self.plan.environment,
+            environment=self.plan.environment | CPU,
         )
 
     def running(self) -> bool:
