@@ -29,8 +29,8 @@ CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     # Threads that wait must not spin: server and trainer use the same cores, in turns or side by side.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # A step allocates many times the memory it holds, and by default every large tensor gets new pages, which the kernel
-    # clears: a quarter of a step of 0.5B parameters. So glibc is to keep what was freed, and PyTorch takes large pages.
+    # A step allocates many times the memory it holds, and by default the kernel gives every large tensor new pages and
+    # clears them: a quarter of a 0.5B's step. So glibc is to keep what was freed, and PyTorch to take large pages.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "THP_MEM_ALLOC_ENABLE": "1",

@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -87,7 +87,8 @@ class PackedActor(FSDPPPOActor):
         """On one rank without AReaL's gathering, dealing out and broadcasting, each of which pickles the batch."""
         if dist.get_world_size() > 1:
             return super().prepare_batch(*args, **kwargs)
-        return tensor_container_to(self.rollout_engine.prepare_batch(*args, **kwargs), self.device)
+        groups = self.rollout_engine.prepare_batch(*args, **kwargs)
+        return [cast(dict, tensor_container_to(group, self.device)) for group in groups]
 
     @override
     def _prepare_mb_list(self, input_: dict[str, Any]):

@@ -8,9 +8,11 @@ only, and computes them again in the backward pass: one more product with the ou
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.nn.functional import linear
+from transformers import PreTrainedModel
 from typing_extensions import override
 
 from areal_gsm8k.training.packing import Pack
@@ -31,16 +33,16 @@ class LogprobHead(torch.nn.Linear):
     temperature: float
 
     @classmethod
-    def in_place_of(cls, model: torch.nn.Module, temperature: float) -> "LogprobHead":
+    def in_place_of(cls, model: PreTrainedModel, temperature: float) -> "LogprobHead":
         """Replace `model`'s output matrix, with the same (perhaps tied) parameters under the same names."""
-        old = model.get_output_embeddings()
+        old: Any = model.get_output_embeddings()
         head = cls(old.in_features, old.out_features, bias=old.bias is not None, device="meta")
         head.weight, head.bias, head.temperature = old.weight, old.bias, temperature
         model.set_output_embeddings(head)
         return head
 
     @staticmethod
-    def fits(model: torch.nn.Module) -> bool:
+    def fits(model: PreTrainedModel) -> bool:
         """Whether the model's logits are its output matrix's product, and nothing is done to them."""
         text = model.config.get_text_config()
         return type(model.get_output_embeddings()) is torch.nn.Linear and not any(

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 WEIGHTS = "model.safetensors"
 
@@ -51,7 +52,7 @@ def _names(folder: str) -> list[str]:
 def _whole(parameter: torch.Tensor, dtype: torch.dtype, keep: bool) -> torch.Tensor:
     """The parameter gathered from all ranks, on the CPU; an empty tensor on ranks that do not keep it."""
     whole = parameter.detach()
-    if isinstance(whole, dist.tensor.DTensor):
+    if isinstance(whole, DTensor):
         whole = whole.full_tensor()
     return whole.to("cpu", dtype).contiguous() if keep else whole.new_empty(0)
 
