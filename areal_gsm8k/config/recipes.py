@@ -60,7 +60,10 @@ def _natural(path: Path) -> tuple[str, list[float]]:
 
 
 def find(name: str) -> Path:
-    """The overlay called `llama-3.2-1b`, `models/llama-3.2-1b` or by its file; also `cpu`. Raises RecipeError."""
+    """The overlay called `llama-3.2-1b`, `models/llama-3.2-1b` or by its file. Raises RecipeError.
+
+    `cpu` alone is the tiny recipe, `scales/cpu` a real model's scale.
+    """
     wanted = name.lower().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     for path in [CPU_OVERLAY, *(recipe.path for recipe in all_recipes())]:
         if wanted in (path.stem, f"{path.parent.name}/{path.stem}"):

@@ -9,7 +9,7 @@ from areal_gsm8k.training.reference import OccasionalReference
 
 def test_it_answers_in_the_first_step_and_then_every_so_many_also_after_a_resume():
     done = SimpleNamespace(steps=0)
-    areal = SimpleNamespace(compute_logp=lambda batch: [f"logprobs of {group}" for group in batch], destroy=lambda: "gone")
+    areal = SimpleNamespace(compute_logp=lambda batch: [f"logprobs of {one}" for one in batch], destroy=lambda: "gone")
     reference = OccasionalReference(areal, 10, lambda: done.steps)
     measured = []
     for done.steps in (0, 1, 9, 10, 19, 20):
