@@ -81,7 +81,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
             "_active_task_ids",  # their number is that of the prompts under way
         ),
     },
-    "areal.infra.async_task_runner": {"AsyncTaskRunner": ("poll_sleep_time",)},
+    "areal.infra.async_task_runner": {"AsyncTaskRunner": ("poll_sleep_time", "poll_wait_time")},
     "areal.infra.staleness_manager": {"StalenessManager": ("on_version_recovered",)},
     "areal.engine.sglang_remote": {
         "SGLangBackend": ("build_generation_request", "build_disk_weight_update_requests"),
