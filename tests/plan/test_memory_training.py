@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from areal_gsm8k.plan.memory.trainer import Trainer
-from benchmarks.memory import Setup, measure, shaped
+from benchmarks.memory import measure, shaped
+from benchmarks.training_step import Setup
 
 WITHIN = 0.1
 PHASES = {  # moments of the plan: when they are in a measured step
@@ -93,7 +94,7 @@ def test_compiled_logprobs_keep_nothing_for_the_backward_pass(monkeypatch):
     kept = {}
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     with torch._dynamo.config.patch(disable=False):  # noqa: SLF001 - the step by itself
-        from benchmarks.memory import logprobs_entropy
+        from benchmarks.training_step import logprobs_entropy
 
         compiled_function = torch.compile(logprobs_entropy, backend="aot_eager_decomp_partition")
         for name, function in (("eager", logprobs_entropy), ("compiled", compiled_function)):
