@@ -16,7 +16,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from areal_gsm8k.plan.memory import model_shape
 from areal_gsm8k.plan.memory.packs import Pack
-from areal_gsm8k.plan.memory.trainer import BYTES, CHUNK, Trainer
+from areal_gsm8k.plan.memory.trainer import BYTES, Trainer
+from areal_gsm8k.plan.memory.whole_logits import CHUNK
 
 SAMPLES = 4  # completions a prompt, in packs
 
@@ -42,8 +43,9 @@ class Setup:
         if not self.prompt:
             return None
         made = packed(self)["pack"]
-        queries, keys = (sum(places.numel() for places in some) for some in zip(*((rows.queries_RQ, rows.keys_RK) for rows in made.rows)))
-        pairs = sum(rows.mask(torch.float32).numel() for rows in made.rows)
+        queries = sum(rows.queries_RQ.numel() for rows in made.rows)
+        keys = sum(rows.keys_RK.numel() for rows in made.rows)
+        pairs = sum(rows.queries_RQ.numel() * rows.keys_RK.shape[1] for rows in made.rows)
         return Pack(len(made.predictors_N), queries, keys, pairs, self.device != "cpu")
 
     @property

@@ -2,9 +2,9 @@
 
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) counts them for Megatron's GPT: `s b h (34 + 5 a s / h)` bytes a
 layer. Here they are counted for the code that really runs: transformers 5.3's Llama, Qwen2, Qwen3 and GPT-Neo, packed
-sequences in one row of T tokens, under sdpa, flash or eager attention or, in packs (packs.py), row by row. Element sizes are the compute dtype's `e` bytes,
-except where float32 is forced (norms, softmax). The comments below name the tensors;
-tests/plan/test_memory_training.py holds the sums against measured steps.
+sequences in one row of T tokens, under sdpa, flash or eager attention or, in packs (packs.py), row by row. Element
+sizes are the compute dtype's `e` bytes, except where float32 is forced (norms, softmax). The comments below name the
+tensors; tests/plan/test_memory_training.py holds the sums against measured steps.
 """
 
 from dataclasses import dataclass
@@ -128,12 +128,14 @@ class Activations:
 
         In the MLP: the layer's saved tensors less the product, which is used first, and three gradients of its width.
         In eager attention, when the MLP's are gone: softmax, its gradient, and the scores' gradient, all float32.
+        In attention by rows: gradients of all that the rows keep.
         """
         inputs = layers_left * self.hidden // self.tensor + self.mask
         below = inputs if checkpointing else (layers_left - 1) * self.layer
         in_mlp = self.layer + 2 * self.inner + self.hidden
-        in_attention = self.layer - self.mlp - self.norm + self.scores * (12 - self._softmax) + 3 * self.hidden
-        return below + self.shared + max(in_mlp, in_attention if self.scores else 0)
+        gradients = self._rows if self.pack else self.scores * (12 - self._softmax)
+        in_attention = self.layer - self.mlp - self.norm + gradients + 3 * self.hidden
+        return below + self.shared + max(in_mlp, in_attention if gradients else 0)
 
     @property
     def forward_only(self) -> int:

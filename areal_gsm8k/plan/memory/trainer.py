@@ -3,8 +3,7 @@
 Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3) count weights, gradients and optimiser states; here their
 sizes are those of AReaL's engine (areal/engine/fsdp_engine.py): weights stored in actor.optimizer_dtype, gathered layer
 by layer in actor.dtype by FSDP2, gradients reduced in float32. The rest are the activations (activations.py) and
-the logits: of packs a part at a time (packs.py), else all of them and everything AReaL makes of them, 1,024 positions
-at a time (areal/utils/functional/vocab_parallel.py).
+the logits, of packs a part at a time (packs.py), else all of them and everything AReaL makes of them (whole_logits.py).
 `moments` lists the bytes alive at each moment; tests/plan/test_memory_training.py compares it with measured steps.
 """
 
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 from areal_gsm8k.plan.memory.activations import Activations
 from areal_gsm8k.plan.memory.model_shape import ModelShape
 from areal_gsm8k.plan.memory.packs import Pack
+from areal_gsm8k.plan.memory.whole_logits import WholeLogits
 
 BYTES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2, "half": 2}
-CHUNK = 1024  # positions whose logprobs AReaL computes at once
 REDUCED = 4  # bytes of a gradient on its way: actor.grad_reduce_dtype, float32
 
 Parts = dict[str, int]  # name of a part: its bytes, in the order in which the parts are shown
@@ -87,9 +86,8 @@ class Trainer:
         return (self.shape.root_parameters + self.second_table) // self.tensor
 
     @property
-    def logits(self) -> int:
-        """Elements of one micro-batch's logits; sharded by vocabulary over tensor-parallel ranks."""
-        return self.tokens * self.shape.vocab // self.tensor
+    def logits(self) -> WholeLogits:
+        return WholeLogits(self.tokens, self.shape.vocab // self.tensor, self.element, self.compiled, self.tensor > 1)
 
     @property
     def resident(self) -> Parts:
@@ -172,24 +170,24 @@ class Trainer:
 
     def _of_logits(self) -> dict[str, Parts]:
         """Moments at which all logits of AReaL's sequences are there."""
-        resident, before, logits = self.resident, self.before, self.logits * self.element
+        resident, before, logits = self.resident, self.before, self.logits
         kept, gathered = self.activations.kept(self.checkpointing), self.root * self.element
         moments = {
             "output layer": resident
             | {"gradients": before, "gathered": gathered, "activations": kept}
-            | {"logits": logits * (2 if self.several else 1)},
-            "loss": resident | {"gradients": before, "activations": kept, "logits": logits + self._loss},
+            | {"logits": logits.size * (2 if self.several else 1)},
+            "loss": resident | {"gradients": before, "activations": kept, "logits": logits.size + logits.loss},
             "gradient of the loss": resident
-            | {"gradients": before, "activations": kept, "logits": logits + self._loss_backward},
+            | {"gradients": before, "activations": kept, "logits": logits.size + logits.loss_backward},
             "gradient of the output layer": resident
             | {"gradients": before + self.head, "gathered": gathered + self._fetched_ahead}
-            | {"activations": kept + self.activations.hidden, "logits": 2 * logits},
+            | {"activations": kept + self.activations.hidden, "logits": 2 * logits.size},
         }
         if self.passes_before:
             moments["logprobs before the update"] = resident | {
                 "gradients": self.gradients,
                 "activations": self.activations.shared,
-                "logits": logits + self._logprobs_only,
+                "logits": logits.size + logits.logprobs_only,
             }
         return moments
 
@@ -219,47 +217,6 @@ class Trainer:
         reference = self.shape.parameters * self.reference
         return {"weights": actor} if actor >= own + reference else {"weights": own, "reference": reference}
 
-    @property
-    def _chunks(self) -> list[int]:
-        """Logits (elements) of each chunk of positions."""
-        vocabulary = self.shape.vocab // self.tensor
-        whole, rest = divmod(self.tokens, CHUNK)
-        return [CHUNK * vocabulary] * whole + [rest * vocabulary] * (rest > 0)
-
-    @property
-    def _logprobs_only(self) -> int:
-        """Without gradients: float32 copies of one chunk's logits."""
-        return max(self._chunks) * (12 if self.tensor > 1 else 4 if self.compiled else 8)
-
-    @property
-    def _loss(self) -> int:
-        """Bytes that AReaL makes of the logits on the way to the loss.
-
-        Eager: every chunk keeps its log-softmax and its exponential, both float32, and the last one a product more.
-        Compiled: recomputed in the backward pass, so that only the chunk at work costs anything.
-        Vocabulary-parallel (tensor > 1): float32 logits and softmax kept, three copies at work.
-        """
-        chunks = self._chunks
-        if self.tensor > 1:
-            return max(sum(chunks[:i]) * 4 + chunk * 16 for i, chunk in enumerate(chunks))
-        if self.compiled:
-            return max(chunks) * 4
-        return max(sum(chunks[:i]) * 8 + chunk * 12 for i, chunk in enumerate(chunks))
-
-    @property
-    def _loss_backward(self) -> int:
-        """Made while the loss is differentiated, chunk by chunk from the last: the gradient of all logits, another of
-        the same size for the chunk's own (the backward of a slice), and the chunk's float32 work.
-        """
-        chunks, most = self._chunks, 0
-        whole = self.logits * self.element
-        saved = 0 if self.compiled and self.tensor == 1 else 4
-        for i, chunk in enumerate(chunks):
-            earlier = whole if i + 1 < len(chunks) else 0
-            working = chunk * (saved + (self.element if self.compiled and self.tensor == 1 else 8))
-            most = max(most, earlier + sum(chunks[:i]) * saved + max(working, whole + chunk * self.element))
-        return most
-
     def _layer_moment(self, done: int) -> Parts:
         """Backward pass of one layer, after `done` others: the last one's gradients are still being reduced."""
         trained = self.trained_layer // self.tensor
@@ -271,20 +228,19 @@ class Trainer:
             "gradients": own + self.head,
             "gathered": self.root * self.element + self._layers_gathered,
             "activations": self.activations.layer_backward(self.checkpointing, self.shape.layers - done),
-            "logits": self._logits_left,
+            "logits": 0 if self.pack else self.logits.size,
             "working": reducing + down,
         }
-
-    @property
-    def _logits_left(self) -> int:
-        return 0 if self.pack else self.logits * self.element
 
     def _end_of_backward(self) -> dict[str, Parts]:
         """The embedding's gradient beside the output layer's; untied it is reduced by itself; then the root group."""
         trained, head = self.trained_layer // self.tensor, self.head
         layers = self.shape.layers * trained
         accumulated = self.before - layers * REDUCED if self.accumulates else 0  # the root group's and the embedding's
-        common = self.resident | {"activations": self.activations.shared, "logits": self._logits_left}
+        common = self.resident | {
+            "activations": self.activations.shared,
+            "logits": 0 if self.pack else self.logits.size,
+        }
         kept = self.gradients if self.several and not self.accumulates else layers * self.stored // self.data
         own = 0 if self.offload else kept
         reduced = 0 if self.adapter else self.root * REDUCED
