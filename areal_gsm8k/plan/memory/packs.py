@@ -48,13 +48,19 @@ class Pack:
 
 
 def worst(tokens: int, prompt: int, completion: int, samples: int, on_gpu: bool) -> Pack:
-    """A pack full to `tokens`, of groups of `samples` completions at full length.
+    """A pack full to `tokens`, of groups of `samples` completions, whose lengths are half of the longest on average.
 
     As many tokens are taken for predicted, because prompts may be short. Rows padded by q queries to a call's longest
-    waste at least q times its keys, so one call's WASTE bounds the padding of queries, and that of keys likewise.
+    waste at least q times its keys, so one call's WASTE bounds the padding of queries, and that of keys likewise; so do
+    the rows, each as long as the longest.
     """
     length, waste = prompt + completion, WASTE["cuda" if on_gpu else "cpu"]
-    groups = tokens / (prompt + samples * completion)
-    keys = int(groups * (samples * length + prompt)) + waste // completion
-    pairs = int(groups * (samples * length * completion + prompt**2)) + waste
-    return Pack(tokens, tokens + waste // length, keys, pairs, on_gpu)
+    groups = 2 * tokens / (prompt + samples * completion)
+    rows, keys = groups * (samples + 1), int(groups * (samples * (prompt + completion / 2) + prompt))
+    return Pack(
+        predicted=tokens,
+        queries=max(tokens, min(tokens + waste // length, int(rows * completion))),
+        keys=max(keys, min(keys + waste // completion, int(rows * length))),
+        pairs=int(min(tokens * length + waste, rows * completion * length)),
+        on_gpu=on_gpu,
+    )

@@ -112,7 +112,7 @@ def _recomputes(values: Mapping) -> bool:
     if not get(values, "actor.use_decoupled_loss"):
         return bool(get(values, "actor.recompute_logprob"))
     method = get(values, "actor.prox_logp_method")
-    return method == "metrics" or method == "recompute" and get(values, "actor.ppo_n_minibatches") > 1
+    return method == "metrics" or (method == "recompute" and get(values, "actor.ppo_n_minibatches") > 1)
 
 
 def server(values: Mapping, shape: ModelShape) -> Server:
