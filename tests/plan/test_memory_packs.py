@@ -16,7 +16,8 @@ from areal_gsm8k.training import logprob_head, packing
 
 def test_the_plan_knows_the_trainers_constants():
     assert {"cpu": packing.WASTE["cpu"], "cuda": packing.WASTE_ON_A_CARD} == packs.WASTE
-    assert (packs.LOGITS_AT_ONCE, packs.IN_CACHE) == (logprob_head.LOGITS_AT_ONCE, logprob_head.IN_CACHE)
+    assert {"cpu": logprob_head.BLOCK["cpu"], "cuda": logprob_head.BLOCK_ON_A_CARD} == packs.BLOCK
+    assert packs.LOGITS_AT_ONCE == logprob_head.LOGITS_AT_ONCE
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 WASTE = {"cpu": 2**13, "cuda": 2**22}  # pairs
 LOGITS_AT_ONCE = 2**26  # elements
-IN_CACHE = 2**17  # elements that a CPU turns into float32 at once; a GPU takes all LOGITS_AT_ONCE
+BLOCK = {"cpu": 2**17, "cuda": 2**24}  # elements that it turns into float32 at once
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Pack:
         """
         logits = self.predicted * vocabulary
         chunk = min(logits, max(1, LOGITS_AT_ONCE // vocabulary) * vocabulary)
-        block = chunk if self.on_gpu else min(chunk, max(1, IN_CACHE // vocabulary) * vocabulary)
+        block = min(chunk, max(1, BLOCK["cuda" if self.on_gpu else "cpu"] // vocabulary) * vocabulary)
         following = min(chunk, logits - chunk)
         kept = 4 if backward else 8
         division = 4 if element == 4 else 8  # before it the logits in float32, and after it
