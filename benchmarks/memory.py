@@ -3,9 +3,8 @@
     python -m benchmarks.memory                  # CPU: allocations as torch's profiler records them
     python -m benchmarks.memory --device cuda    # GPU: torch.cuda.max_memory_allocated, at the 0.5B and 1.5B shapes
 
-Needs torch and transformers, not AReaL: the step below repeats what its FSDP engine does (areal/engine/fsdp_engine.py,
-areal/utils/functional/vocab_parallel.py); tests/plan/test_memory_areal.py holds it against the engine itself. Every
-byte counts once, from its allocation to its release, so the peak is exact; nothing is read from the operating system.
+The step is that of benchmarks/training_step.py. Every byte counts once, from its allocation to its release, so the peak
+is exact; nothing is read from the operating system.
 """
 
 import argparse
@@ -128,22 +127,27 @@ def shaped(kind: str, hidden: int, layers: int, heads: int, kv_heads: int, inner
 
 
 def larger() -> list[Setup]:
-    """What the CPU table is made of: widths, depths and vocabularies larger than the tests', both dtypes."""
+    """What the CPU table is made of: widths, depths and vocabularies larger than the tests', both dtypes.
+
+    Packs, and at the end two with AReaL's whole sequences.
+    """
     qwen = shaped("qwen2", 512, 8, 8, 2, 1536, 8000, True)
     llama = shaped("llama", 768, 4, 12, 4, 2048, 16000, False)
     setups = [
-        Setup(config, tokens // fewer, 4, micro_batches, dtype, checkpointing=checkpointing)
+        Setup(config, tokens // fewer, 4, micro_batches, dtype, checkpointing=checkpointing, prompt=64)
         for config, tokens in ((qwen, 1024), (llama, 512))
         for dtype, micro_batches, fewer in (("float32", 1, 1), ("bfloat16", 2, 4))  # bfloat16 is slow on most CPUs
         for checkpointing in (False, True)
     ]
-    return [*setups, replace(setups[-1], data=4)]
+    return [*setups, replace(setups[-1], data=4), replace(setups[1], prompt=0), replace(setups[-1], prompt=0)]
 
 
 def on_gpu() -> list[Setup]:
     """What the GPU table is made of: the shapes of the recipes' smallest models."""
     return [
-        Setup(model_config.known()[name], tokens, 8, 2, "bfloat16", checkpointing=checkpointing, device="cuda")
+        Setup(
+            model_config.known()[name], tokens, 8, 2, "bfloat16", checkpointing=checkpointing, device="cuda", prompt=128
+        )
         for name, tokens in (("Qwen/Qwen2.5-0.5B-Instruct", 5120), ("Qwen/Qwen2.5-1.5B-Instruct", 2560))
         for checkpointing in (True, False)
     ]
@@ -153,13 +157,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     device = parser.parse_args().device
-    columns = "model", "hidden x layers, vocabulary", "tokens", "dtype", "checkpointing", "ranks", "measured", "planned"
+    columns = (
+        "model",
+        "hidden x layers, vocabulary",
+        "tokens",
+        "packs",
+        "dtype",
+        "checkpointing",
+        "ranks",
+        "measured",
+        "planned",
+    )
     print(f"| {' | '.join(columns)} | | peak in |\n{'|---' * (len(columns) + 2)}|")
     for setup in larger() if device == "cpu" else on_gpu():
         measured, planned, phase, moment = compare(setup)
         shape = setup.trainer.shape
         sizes = f"{shape.family} | {shape.hidden} x {shape.layers}, {shape.vocab:,}"
-        sizes += f" | {setup.micro_batches} x {setup.tokens}"
+        sizes += f" | {setup.micro_batches} x {setup.tokens} | {'yes' if setup.prompt else 'no'}"
         how = f"{setup.dtype} | {'on' if setup.checkpointing else 'off'} | {setup.data}"
         bytes_ = f"{measured / 1e6:,.0f} MB | {planned / 1e6:,.0f} MB | {planned / measured - 1:+.1%}"
         print(f"| {sizes} | {how} | {bytes_} | {phase}; planned: {moment} |", flush=True)
