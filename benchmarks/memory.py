@@ -3,9 +3,8 @@
     python -m benchmarks.memory                  # CPU: allocations as torch's profiler records them
     python -m benchmarks.memory --device cuda    # GPU: torch.cuda.max_memory_allocated, at the 0.5B and 1.5B shapes
 
-Needs torch and transformers, not AReaL: the step below repeats what its FSDP engine does (areal/engine/fsdp_engine.py,
-areal/utils/functional/vocab_parallel.py); tests/plan/test_memory_areal.py holds it against the engine itself. Every
-byte counts once, from its allocation to its release, so the peak is exact; nothing is read from the operating system.
+The step is that of benchmarks/training_step.py. Every byte counts once, from its allocation to its release, so the peak
+is exact; nothing is read from the operating system.
 """
 
 import argparse
@@ -14,138 +13,18 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import transformers
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from areal_gsm8k.plan.memory import model_config, model_shape
-from areal_gsm8k.plan.memory.trainer import BYTES, CHUNK, Trainer
+from areal_gsm8k.plan.memory import model_config
+from benchmarks.training_step import Setup, Step
 
 PHASES = ("loading", "logprobs", "forward", "loss", "backward", "optimizer")
 STEPS = 2  # the second one has optimiser states and the gradients of the first
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One training process to be measured."""
-
-    config: dict  # as in config.json
-    tokens: int
-    sequences: int = 4
-    micro_batches: int = 1
-    dtype: str = "float32"
-    stored: str = "float32"
-    checkpointing: bool = False
-    attention: str = "sdpa"
-    data: int = 1  # data-parallel ranks; this process is the first of them, the others are pretended
-    device: str = "cpu"
-
-    @property
-    def trainer(self) -> Trainer:
-        """The same for the plan."""
-        return Trainer(
-            shape=model_shape.from_config(self.config),
-            tokens=self.tokens,
-            several=self.micro_batches > 1,
-            element=BYTES[self.dtype],
-            stored=BYTES[self.stored],
-            checkpointing=self.checkpointing,
-            attention=self.attention,
-            data=self.data,
-            compiled=self.device != "cpu",
-        )
-
-
-def logprobs(logits, labels):
-    """areal/utils/functional/vocab_parallel.py, _gather_logprobs; logits (positions, vocabulary)."""
-    return torch.log_softmax(logits.float() / 1.0, dim=-1).gather(dim=-1, index=labels[:, None]).squeeze(-1)
-
-
-def logprobs_entropy(logits, labels):
-    """The same file's _gather_logprobs_entropy."""
-    log_probs = torch.log_softmax(logits.float() / 1.0, dim=-1)
-    entropy = -torch.sum(log_probs.exp() * log_probs, dim=-1)
-    return log_probs.gather(dim=-1, index=labels[:, None]).squeeze(-1), entropy
-
-
-class Step:
-    """A model on this process, and one GRPO update of it."""
-
-    def __init__(self, setup: Setup):
-        self.setup = setup
-        sizes = dict(setup.config)
-        config = transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes)
-        with torch.device(setup.device):
-            self.model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=getattr(torch, setup.stored), attn_implementation=setup.attention
-            )
-            self.ids = torch.randint(0, config.vocab_size, (1, setup.tokens))
-            self.positions = (torch.arange(setup.tokens) % -(-setup.tokens // setup.sequences))[None]
-        if setup.checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._shard(config.tie_word_embeddings)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
-        compiled = torch.compile if setup.device != "cpu" else (lambda function: function)
-        self.logprobs, self.logprobs_entropy = compiled(logprobs), compiled(logprobs_entropy)
-
-    def _shard(self, tied: bool) -> None:
-        """areal/engine/fsdp_utils/__init__.py, apply_fsdp2."""
-        precision = MixedPrecisionPolicy(getattr(torch, self.setup.dtype), torch.float32, cast_forward_inputs=True)
-        mesh = dist.init_device_mesh(self.setup.device, (self.setup.data,))
-        layers = self.model._no_split_modules  # noqa: SLF001 - what FSDP wraps by
-        for module in [*self.model.modules()]:
-            if type(module).__name__ in layers or (isinstance(module, torch.nn.Embedding) and not tied):
-                fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
-        fully_shard(self.model, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
-
-    def logits(self) -> torch.Tensor:
-        """Logits (tokens, vocabulary) of the packed sequences."""
-        return self.model(
-            input_ids=self.ids, position_ids=self.positions, attention_mask=None, use_cache=False
-        ).logits.squeeze(0)
-
-    def chunks(self, function, logits):
-        labels = self.ids.roll(-1, -1).squeeze(0)
-        return [function(logits[i : i + CHUNK], labels[i : i + CHUNK]) for i in range(0, len(logits), CHUNK)]
-
-    def loss(self, logits):
-        gathered, entropy = (
-            torch.cat(parts) for parts in zip(*self.chunks(self.logprobs_entropy, logits), strict=True)
-        )
-        entropy.detach()
-        logits.detach().min(-1).values.float(), logits.detach().max(-1).values.float()
-        return gathered.mean()
-
-    def __call__(self, phase: Callable) -> None:
-        """One update; `phase(name)` is a context around each of PHASES but loading."""
-        with torch.no_grad(), phase("logprobs"):
-            self.model.eval()
-            for _ in range(self.setup.micro_batches):
-                logits = self.logits()
-                self.chunks(self.logprobs, logits)
-            del logits
-        self.model.train()
-        self.optimizer.zero_grad()
-        self._micro_batches(phase)
-        with phase("optimizer"):
-            for parameter in self.model.parameters():  # clipping: fsdp_utils/multi_tensor_apply.py
-                parameter.grad.copy_(parameter.grad * 0.5)
-            self.optimizer.step()
-
-    def _micro_batches(self, phase: Callable) -> None:
-        # forward_backward_batch: `logits` lives on until the next micro-batch has made its own.
-        for _ in range(self.setup.micro_batches):
-            with phase("forward"):
-                logits = self.logits()
-            with phase("loss"):
-                loss = self.loss(logits)
-            with phase("backward"):
-                loss.backward()
 
 
 class Alive(NamedTuple):
@@ -248,22 +127,27 @@ def shaped(kind: str, hidden: int, layers: int, heads: int, kv_heads: int, inner
 
 
 def larger() -> list[Setup]:
-    """What the CPU table is made of: widths, depths and vocabularies larger than the tests', both dtypes."""
+    """What the CPU table is made of: widths, depths and vocabularies larger than the tests', both dtypes.
+
+    Packs, and at the end two with AReaL's whole sequences.
+    """
     qwen = shaped("qwen2", 512, 8, 8, 2, 1536, 8000, True)
     llama = shaped("llama", 768, 4, 12, 4, 2048, 16000, False)
     setups = [
-        Setup(config, tokens // fewer, 4, micro_batches, dtype, checkpointing=checkpointing)
+        Setup(config, tokens // fewer, 4, micro_batches, dtype, checkpointing=checkpointing, prompt=64)
         for config, tokens in ((qwen, 1024), (llama, 512))
         for dtype, micro_batches, fewer in (("float32", 1, 1), ("bfloat16", 2, 4))  # bfloat16 is slow on most CPUs
         for checkpointing in (False, True)
     ]
-    return [*setups, replace(setups[-1], data=4)]
+    return [*setups, replace(setups[-1], data=4), replace(setups[1], prompt=0), replace(setups[-1], prompt=0)]
 
 
 def on_gpu() -> list[Setup]:
     """What the GPU table is made of: the shapes of the recipes' smallest models."""
     return [
-        Setup(model_config.known()[name], tokens, 8, 2, "bfloat16", checkpointing=checkpointing, device="cuda")
+        Setup(
+            model_config.known()[name], tokens, 8, 2, "bfloat16", checkpointing=checkpointing, device="cuda", prompt=128
+        )
         for name, tokens in (("Qwen/Qwen2.5-0.5B-Instruct", 5120), ("Qwen/Qwen2.5-1.5B-Instruct", 2560))
         for checkpointing in (True, False)
     ]
@@ -273,13 +157,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     device = parser.parse_args().device
-    columns = "model", "hidden x layers, vocabulary", "tokens", "dtype", "checkpointing", "ranks", "measured", "planned"
+    columns = (
+        "model",
+        "hidden x layers, vocabulary",
+        "tokens",
+        "packs",
+        "dtype",
+        "checkpointing",
+        "ranks",
+        "measured",
+        "planned",
+    )
     print(f"| {' | '.join(columns)} | | peak in |\n{'|---' * (len(columns) + 2)}|")
     for setup in larger() if device == "cpu" else on_gpu():
         measured, planned, phase, moment = compare(setup)
         shape = setup.trainer.shape
         sizes = f"{shape.family} | {shape.hidden} x {shape.layers}, {shape.vocab:,}"
-        sizes += f" | {setup.micro_batches} x {setup.tokens}"
+        sizes += f" | {setup.micro_batches} x {setup.tokens} | {'yes' if setup.prompt else 'no'}"
         how = f"{setup.dtype} | {'on' if setup.checkpointing else 'off'} | {setup.data}"
         bytes_ = f"{measured / 1e6:,.0f} MB | {planned / 1e6:,.0f} MB | {planned / measured - 1:+.1%}"
         print(f"| {sizes} | {how} | {bytes_} | {phase}; planned: {moment} |", flush=True)

@@ -26,7 +26,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One overlay: its kind (a folder of configs/), its name (the file's) and the lines of its head."""
+    """One overlay: its kind (a folder of configs/), its name (the file's, or kind/file) and the lines of its head."""
 
     kind: str
     name: str
@@ -46,7 +46,9 @@ def read(path: Path) -> Recipe:
         if not line.startswith("#"):
             break
         head.append(line.removeprefix("#").removeprefix(" "))
-    return Recipe(path.parent.name, path.stem, path, tuple(head))
+    kind = path.parent.name
+    name = f"{kind}/{path.stem}" if path.stem == CPU_OVERLAY.stem else path.stem  # `cpu` alone is configs/cpu.yaml
+    return Recipe(kind, name, path, tuple(head))
 
 
 def all_recipes() -> list[Recipe]:

@@ -59,6 +59,7 @@ class PackedActor(FSDPPPOActor):
         self.shuffle_seed: int | None = None
         self.loss_reduction = "token_mean"
         self.head: LogprobHead | None = None  # with packs (training/packing.py)
+        self.attended: list[packing.Rows] = []  # of the pack that went through the model last
         self.gaps: dict[int, dict[str, Any]] = {}  # of the batch's samples, by id
 
     @override
@@ -106,6 +107,9 @@ class PackedActor(FSDPPPOActor):
         inputs, context = super()._prepare_mb_inputs(mb_item)
         if self.head:
             self.head.pack = inputs["pack"]
+            for rows in self.attended:
+                rows.forget_mask()
+            self.attended = inputs["pack"].rows
             if self.data_parallel_world_size == 1:  # with more ranks whole gradients would have to be kept on each
                 self.model.set_requires_gradient_sync(inputs["pack"].last)
         return inputs, context

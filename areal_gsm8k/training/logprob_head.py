@@ -18,7 +18,8 @@ from typing_extensions import override
 from areal_gsm8k.training.packing import Pack
 
 LOGITS_AT_ONCE = 2**26  # elements: 128 MB in bfloat16
-IN_CACHE = 2**17  # elements: 0.5 MB in float32
+BLOCK = {"cpu": 2**17}  # elements: 0.5 MB in float32, which stay in the cache
+BLOCK_ON_A_CARD = 2**24  # 64 MB in float32, of which there are up to four
 SCALED_AFTERWARDS = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configs of models that change logits
 
 
@@ -121,7 +122,7 @@ def _products(hidden_NH, weight_VH, bias_V) -> Iterator[tuple[slice, torch.Tenso
 
 def _blocks(chunk: slice, logits_CV: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Parts (X, V) of the logits for arithmetic in float32, which a CPU does several times faster in its cache."""
-    size = len(logits_CV) if logits_CV.is_cuda else max(1, IN_CACHE // logits_CV.shape[1])
+    size = max(1, BLOCK.get(logits_CV.device.type, BLOCK_ON_A_CARD) // logits_CV.shape[1])
     for start in range(0, len(logits_CV), size):
         part = logits_CV[start : start + size]
         yield slice(chunk.start + start, chunk.start + start + len(part)), part

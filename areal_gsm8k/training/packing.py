@@ -48,6 +48,10 @@ class Rows:
             self._mask = mask_RQK.masked_fill_(hidden_RQK, float("-inf")).unsqueeze(1)
         return self._mask
 
+    def forget_mask(self) -> None:
+        """Once the pack's backward pass is done: a batch of many packs would keep all their masks."""
+        self._mask = None
+
 
 @dataclass
 class Pack:

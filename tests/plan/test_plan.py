@@ -23,7 +23,7 @@ BASE = ("--config", str(PROJECT / "train_grpo.yaml"))
 
 def test_what_does_not_fit_names_the_keys_that_make_it():
     small = planned(*BASE, "actor.path=Qwen/Qwen2.5-1.5B-Instruct", "--gpu", "24")
-    assert "too much" in small.output and "max_tokens_per_mb 5120 -> 1280" in small.output
+    assert "too much" in small.output and "mem_fraction_static 0.5 -> 0.31" in small.output
     large = planned(*BASE, "actor.path=Qwen/Qwen2.5-1.5B-Instruct", "--gpu", "80")
     assert large.exit_code == 0 and "too much" not in large.output
 
@@ -96,7 +96,7 @@ def test_a_card_that_others_hold_writes_no_overlay_and_says_why(monkeypatch, tmp
 
 
 def test_little_room_is_said():
-    assert "31.4 of 32.0 GiB: fits, with only 0.6 GiB to spare" in planned(*BASE, "--gpu", "32").output
+    assert "23.4 of 24.0 GiB: fits, with only 0.6 GiB to spare" in planned(*BASE, "--gpu", "24").output
     assert "to spare" not in planned(*BASE, "--gpu", "80").output
 
 

@@ -2,14 +2,15 @@
 
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) counts them for Megatron's GPT: `s b h (34 + 5 a s / h)` bytes a
 layer. Here they are counted for the code that really runs: transformers 5.3's Llama, Qwen2, Qwen3 and GPT-Neo, packed
-sequences in one row of T tokens, under sdpa, flash or eager attention. Element sizes are the compute dtype's `e` bytes,
-except where float32 is forced (norms, softmax). The comments below name the tensors;
-tests/plan/test_memory_training.py holds the sums against measured steps.
+sequences in one row of T tokens, under sdpa, flash or eager attention or, in packs (packs.py), row by row. Element
+sizes are the compute dtype's `e` bytes, except where float32 is forced (norms, softmax). The comments below name the
+tensors; tests/plan/test_memory_training.py holds the sums against measured steps.
 """
 
 from dataclasses import dataclass
 
 from areal_gsm8k.plan.memory.model_shape import ModelShape
+from areal_gsm8k.plan.memory.packs import Pack
 
 MASKED = ("sdpa", "eager")  # attention that takes packed sequences apart by a (T, T) mask; flash attention needs none
 
@@ -28,6 +29,7 @@ class Activations:
     attention: str = "sdpa"
     tensor: int = 1
     adapter: int = 0  # rank of LoRA; 0: all weights are trained
+    pack: Pack | None = None  # none: AReaL's sequences, each whole
 
     @property
     def hidden(self) -> int:
@@ -42,7 +44,8 @@ class Activations:
     @property
     def scores(self) -> int:
         """Elements of the attention scores (heads, T, T), which only eager attention has."""
-        return self.shape.heads * self.tokens**2 // self.tensor if self.attention == "eager" else 0
+        whole = self.attention == "eager" and not self.pack
+        return self.shape.heads * self.tokens**2 // self.tensor if whole else 0
 
     @property
     def norm(self) -> int:
@@ -63,7 +66,9 @@ class Activations:
     def attention_saved(self) -> int:
         shape, e = self.shape, self.element
         query, key = (self.tokens * width // self.tensor for width in (shape.query, shape.key))
-        if not shape.gated:  # queries and keys in float32
+        if self.pack:  # the output once more, by token
+            saved = query * e + self._rows + 4 * shape.heads * self.pack.queries
+        elif not shape.gated:  # queries and keys in float32
             saved = query * (4 + 4 + e) + self.hidden
         elif self.attention == "sdpa":  # queries, keys and values of every query head, output, log-sum-exp, float mask
             saved = 4 * query * e + 4 * shape.heads * self.tokens // self.tensor + self.tokens**2 * e
@@ -74,6 +79,13 @@ class Activations:
         if shape.qk_norm:
             saved += (query + key) * (4 + e) + 4 * self.tokens * (shape.heads + shape.kv_heads) // self.tensor
         return saved + self.scores * self._softmax
+
+    @property
+    def _rows(self) -> int:
+        """Queries, keys, values and output of a pack's rows; on a GPU the mask too, padded for the kernel."""
+        pack, shape = self.pack, self.shape
+        elements = 2 * pack.queries * shape.query + 2 * pack.keys * (shape.query if pack.on_gpu else shape.key)
+        return (elements + pack.pairs * pack.on_gpu) * self.element
 
     @property
     def _softmax(self) -> int:
@@ -89,36 +101,47 @@ class Activations:
     @property
     def mask(self) -> int:
         """The attention mask: booleans, or for eager attention numbers to add."""
-        return self.tokens**2 * (1 if self.attention == "sdpa" else self.element) if self.attention in MASKED else 0
+        dense = self.attention in MASKED and not self.pack
+        return self.tokens**2 * (1 if self.attention == "sdpa" else self.element) if dense else 0
 
     @property
     def shared(self) -> int:
-        """Tensors saved once a pass: token ids, positions, rotary tables."""
+        """Tensors saved once a pass: token ids, positions, rotary tables; places and masks of a pack."""
         tables = 2 * self.shape.head_dim * self.element if self.shape.gated else 0
-        return self.tokens * (16 + tables)
+        pack = self.tokens * 8 + self.pack.indices + self.pack.pairs * self.element if self.pack else 0
+        return self.tokens * (16 + tables) + pack
+
+    @property
+    def head(self) -> int:
+        """The last norm, and the input of the output layer: of a pack the hidden states that predict, (N, hidden)."""
+        predicting = self.pack.predicted * self.shape.hidden * self.element if self.pack else self.hidden
+        return self.norm - self.hidden + predicting
 
     def kept(self, checkpointing: bool) -> int:
         """Bytes alive after the forward pass; with checkpointing each layer's input, and the mask for later."""
         layers = self.shape.layers
         saved = layers * self.hidden // self.tensor + self.mask if checkpointing else layers * self.layer
-        return saved + self.norm + self.shared
+        return saved + self.head + self.shared
 
     def layer_backward(self, checkpointing: bool, layers_left: int) -> int:
         """Most bytes alive in the backward pass of one layer; `layers_left` layers, this one included, are still to do.
 
         In the MLP: the layer's saved tensors less the product, which is used first, and three gradients of its width.
         In eager attention, when the MLP's are gone: softmax, its gradient, and the scores' gradient, all float32.
+        In attention by rows: gradients of all that the rows keep.
         """
         inputs = layers_left * self.hidden // self.tensor + self.mask
         below = inputs if checkpointing else (layers_left - 1) * self.layer
         in_mlp = self.layer + 2 * self.inner + self.hidden
-        in_attention = self.layer - self.mlp - self.norm + self.scores * (12 - self._softmax) + 3 * self.hidden
-        return below + self.shared + max(in_mlp, in_attention if self.scores else 0)
+        gradients = self._rows if self.pack else self.scores * (12 - self._softmax)
+        in_attention = self.layer - self.mlp - self.norm + gradients + 3 * self.hidden
+        return below + self.shared + max(in_mlp, in_attention if gradients else 0)
 
     @property
     def forward_only(self) -> int:
         """The most bytes alive in a pass that keeps nothing: one layer's MLP, or its attention with mask or scores."""
         query = self.tokens * self.shape.query // self.tensor * self.element
         mask = self.tokens**2 * self.element if self.attention == "sdpa" else 0
-        working = max(3 * self.inner, 4 * query + mask, self.scores * 8)
+        attention = self.hidden + query + self._rows if self.pack else 4 * query + mask
+        working = max(3 * self.inner, attention, self.scores * 8)
         return self.shared + self.mask + 2 * self.hidden + working

@@ -21,6 +21,7 @@ ALIASES = {
     "context": ("max_position_embeddings", "n_positions"),
 }
 TIED_BY_DEFAULT = ("gpt_neo", "gpt2", "opt", "gemma", "gemma2", "gemma3_text")  # when config.json does not say
+SCALED_AFTERWARDS = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # as in training/logprob_head.py
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -44,6 +45,7 @@ class ModelShape:
     context: int = 0
     attention_bias: int = 0  # bias elements of one layer's attention
     exact: bool = True
+    packs: bool = True  # the trainer computes it in packs (training/actor.py, _can_pack)
 
     @property
     def query(self) -> int:
@@ -142,6 +144,9 @@ def from_config(config: Mapping) -> ModelShape:
         tied=config.get("tie_word_embeddings", family in TIED_BY_DEFAULT),
         context=found["context"] or 0,
         exact=family in EXACT,
+        packs=family != "gpt_neo"  # has no attention interface
+        and "sliding_attention" not in (config.get("layer_types") or ())
+        and all(config.get(key) in (None, 1.0) for key in SCALED_AFTERWARDS),
     )
     return replace(shape, attention_bias=_attention_bias(shape, config))
 

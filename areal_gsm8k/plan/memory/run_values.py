@@ -9,18 +9,21 @@ from collections.abc import Mapping
 from areal_gsm8k.config import allocation
 from areal_gsm8k.config.allocation import Allocation
 from areal_gsm8k.dotted_keys import lookup
+from areal_gsm8k.plan.memory.activations import MASKED
 from areal_gsm8k.plan.memory.model_shape import ModelShape, ShapeError
+from areal_gsm8k.plan.memory.packs import worst
 from areal_gsm8k.plan.memory.server import Server
 from areal_gsm8k.plan.memory.trainer import BYTES, Trainer
 
 PROMPT = 320  # tokens: no GSM8K question has more than 206 words, digits and signs; the rest is for the chat template
-PAGE = 256  # AReaL pads a micro-batch to a multiple of this (areal/utils/data.py, N_TOKENS_PER_PAGE)
+PAGE = 256  # AReaL pads its micro-batches to a multiple of this (areal/utils/data.py, N_TOKENS_PER_PAGE)
 DEFAULTS = {
     "actor.dtype": "bfloat16",
     "actor.optimizer_dtype": "float32",
     "actor.attn_impl": "flash_attention_2",
     "actor.ppo_n_minibatches": 4,
     "actor.optimizer.type": "adam",
+    "actor.prox_logp_method": "recompute",
     "sglang.mem_fraction_static": 0.9,
     "sglang.max_prefill_tokens": 32768,
     "sglang.chunked_prefill_size": -1,
@@ -65,15 +68,20 @@ def check_heads(values: Mapping, shape: ModelShape) -> None:
 def trainer(values: Mapping, shape: ModelShape, on_gpu: bool) -> Trainer:
     """One rank of the trainer with the largest micro-batch possible."""
     side = allocated(values).train
-    sequences = get(values, "train_dataset.batch_size") * get(values, "gconfig.n_samples") // side.data
-    update = -(-sequences // get(values, "actor.ppo_n_minibatches")) * longest(values)
+    samples, new, minibatches = (
+        get(values, key) for key in ("gconfig.n_samples", "gconfig.max_new_tokens", "actor.ppo_n_minibatches")
+    )
+    sequences = -(-(get(values, "train_dataset.batch_size") * samples // side.data) // minibatches)
+    packs = in_packs(values, shape)
+    update = -(-sequences // samples) * PROMPT + sequences * new if packs else sequences * longest(values)
     budget = get(values, "actor.mb_spec.max_tokens_per_mb") or update
+    tokens = min(budget, update) if packs else -(-min(budget, update) // PAGE) * PAGE
     stored, reference = BYTES[get(values, "actor.optimizer_dtype")], 0
     if get(values, "ref") and get(values, "actor.kl_ctl"):  # as AReaL decides (areal/trainer/rl_trainer.py)
         reference = BYTES[get(values, "ref.optimizer_dtype") or get(values, "actor.optimizer_dtype")]
     return Trainer(
         shape=shape,
-        tokens=-(-min(budget, update) // PAGE) * PAGE,
+        tokens=tokens,
         several=update > budget,
         element=BYTES[get(values, "actor.dtype")],
         stored=stored,
@@ -88,7 +96,23 @@ def trainer(values: Mapping, shape: ModelShape, on_gpu: bool) -> Trainer:
         offload=on_gpu and bool(get(values, "actor.fsdp.offload_params")),
         step_by_layer=on_gpu and bool(get(values, "actor.fsdp.per_layer_optim_step")),
         load_sharded=bool(get(values, "actor.fsdp.memory_efficient_load")),
+        pack=worst(tokens, PROMPT, new, samples, on_gpu) if packs else None,
+        passes_before=bool(reference) or _recomputes(values),
     )
+
+
+def in_packs(values: Mapping, shape: ModelShape) -> bool:
+    """Whether the trainer computes every prompt once and no logits (areal_gsm8k/training/actor.py, _can_pack)."""
+    whole = allocated(values).train.tensor > 1 or get(values, "actor.enable_tree_training")
+    return shape.packs and get(values, "actor.attn_impl") in MASKED and not whole
+
+
+def _recomputes(values: Mapping) -> bool:
+    """Whether logprobs are computed before the update; before a batch's only one they are the update's own."""
+    if not get(values, "actor.use_decoupled_loss"):
+        return bool(get(values, "actor.recompute_logprob"))
+    method = get(values, "actor.prox_logp_method")
+    return method == "metrics" or (method == "recompute" and get(values, "actor.ppo_n_minibatches") > 1)
 
 
 def server(values: Mapping, shape: ModelShape) -> Server:

@@ -3,7 +3,7 @@
 Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3) count weights, gradients and optimiser states; here their
 sizes are those of AReaL's engine (areal/engine/fsdp_engine.py): weights stored in actor.optimizer_dtype, gathered layer
 by layer in actor.dtype by FSDP2, gradients reduced in float32. The rest are the activations (activations.py) and
-the logits with everything AReaL makes of them, 1,024 positions at a time (areal/utils/functional/vocab_parallel.py).
+the logits, of packs a part at a time (packs.py), else all of them and everything AReaL makes of them (whole_logits.py).
 `moments` lists the bytes alive at each moment; tests/plan/test_memory_training.py compares it with measured steps.
 """
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from areal_gsm8k.plan.memory.activations import Activations
 from areal_gsm8k.plan.memory.model_shape import ModelShape
+from areal_gsm8k.plan.memory.packs import Pack
+from areal_gsm8k.plan.memory.whole_logits import WholeLogits
 
 BYTES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2, "half": 2}
-CHUNK = 1024  # positions whose logprobs AReaL computes at once
 REDUCED = 4  # bytes of a gradient on its way: actor.grad_reduce_dtype, float32
 
 Parts = dict[str, int]  # name of a part: its bytes, in the order in which the parts are shown
@@ -39,10 +40,12 @@ class Trainer:
     offload: bool = False  # actor.fsdp.offload_params: weights, gradients and states in the host's memory
     step_by_layer: bool = False  # actor.fsdp.per_layer_optim_step: the states there, a layer's at a time on the GPU
     load_sharded: bool = False  # actor.fsdp.memory_efficient_load
+    pack: Pack | None = None  # the largest; none: AReaL's sequences, each whole, and their logits
+    passes_before: bool = True  # forward passes before the update: pi_prox, reference policy
 
     @property
     def activations(self) -> Activations:
-        return Activations(self.shape, self.tokens, self.element, self.attention, self.tensor, self.adapter)
+        return Activations(self.shape, self.tokens, self.element, self.attention, self.tensor, self.adapter, self.pack)
 
     @property
     def state_bytes(self) -> int:
@@ -83,9 +86,8 @@ class Trainer:
         return (self.shape.root_parameters + self.second_table) // self.tensor
 
     @property
-    def logits(self) -> int:
-        """Elements of one micro-batch's logits; sharded by vocabulary over tensor-parallel ranks."""
-        return self.tokens * self.shape.vocab // self.tensor
+    def logits(self) -> WholeLogits:
+        return WholeLogits(self.tokens, self.shape.vocab // self.tensor, self.element, self.compiled, self.tensor > 1)
 
     @property
     def resident(self) -> Parts:
@@ -107,37 +109,87 @@ class Trainer:
         states = self.trained * self.state_bytes if self.offload or self.step_by_layer else 0
         return (states + ((self.parameters + self.trained) * self.stored if self.offload else 0)) // self.shards
 
+    @property
+    def accumulates(self) -> bool:
+        """On one data-parallel rank gradients of packs are reduced after the last micro-batch (training/actor.py)."""
+        return bool(self.pack) and self.several and self.data == 1
+
+    @property
+    def before(self) -> int:
+        """Gradients of earlier micro-batches: reduced, or as FSDP accumulates them, whole and in float32."""
+        if self.accumulates:
+            return self.trained // self.tensor * REDUCED
+        return self.gradients if self.several else 0
+
+    @property
+    def head(self) -> int:
+        """The gradient of the output layer before it is reduced."""
+        return 0 if self.adapter else self.shape.embedding_parameters // self.tensor * self.element
+
     def moments(self) -> dict[str, Parts]:
         """Everything alive at each moment that can be the peak."""
-        resident, gradients = self.resident, self.gradients
-        before = gradients if self.several else 0  # gradients of earlier micro-batches
-        kept = self.activations.kept(self.checkpointing)
-        logits = self.logits * self.element
-        gathered = self.root * self.element
-        # gradient of the output layer
-        head = 0 if self.adapter else self.shape.embedding_parameters // self.tensor * self.element
-        moments = {
-            "loading": self._loading(),
-            "forward pass without gradients": resident
-            | {"gradients": gradients, "gathered": gathered + self._layers_gathered + self._fetched_ahead}
-            | {"activations": self.activations.forward_only},
-            "logprobs before the update": resident
-            | {"gradients": gradients, "activations": self.activations.shared, "logits": logits + self._logprobs_only},
-            "output layer": resident
-            | {"gradients": before, "gathered": gathered, "activations": kept}
-            | {"logits": logits * (2 if self.several else 1)},
-            "loss": resident | {"gradients": before, "activations": kept, "logits": logits + self._loss},
-            "gradient of the loss": resident
-            | {"gradients": before, "activations": kept, "logits": logits + self._loss_backward},
-            "gradient of the output layer": resident
-            | {"gradients": before + head, "gathered": gathered + self._fetched_ahead}
-            | {"activations": kept + self.activations.hidden, "logits": 2 * logits},
-            "optimizer step": resident | {"gradients": gradients, "working": self._step_working},
-        }
+        resident, activations = self.resident, self.activations
+        moments = {"loading": self._loading()} | (self._of_pack() if self.pack else self._of_logits())
+        forward = resident | {"gathered": self.root * self.element + self._layers_gathered + self._fetched_ahead}
+        if self.passes_before:
+            moments["forward pass without gradients"] = forward | {
+                "gradients": self.gradients,
+                "activations": activations.forward_only,
+            }
+        if self.checkpointing:
+            moments["forward pass"] = forward | {
+                "gradients": self.before,
+                "activations": activations.forward_only + self.shape.layers * activations.hidden // self.tensor,
+            }
+        moments["optimizer step"] = resident | {"gradients": self.gradients, "working": self._step_working}
         for done in sorted({0, 1, self.shape.layers - 1}):  # linear in between
             if done < self.shape.layers:
-                moments[f"gradient of layer {self.shape.layers - done}"] = self._layer_moment(done, before, head)
-        return moments | self._end_of_backward(head)
+                moments[f"gradient of layer {self.shape.layers - done}"] = self._layer_moment(done)
+        return moments | self._end_of_backward()
+
+    def _of_pack(self) -> dict[str, Parts]:
+        """Moments at which logprobs of a pack are computed, and their gradient: logits a part at a time."""
+        activations, gathered = self.activations, self.root * self.element
+        kept, vocabulary = activations.kept(self.checkpointing), self.shape.vocab
+        predicting = self.pack.predicted * self.shape.hidden * self.element
+        forward, backward = (self.pack.logits(vocabulary, self.element, way) for way in (False, True))
+        moments = {
+            "output layer": self.resident
+            | {"gradients": self.before, "gathered": gathered, "activations": kept, "logits": forward},
+            "gradient of the output layer": self.resident
+            | {"gradients": self.before + self.head, "gathered": gathered + self._fetched_ahead}
+            | {"activations": kept + 2 * predicting, "logits": backward},
+        }
+        if self.passes_before:
+            moments["logprobs before the update"] = (
+                self.resident
+                | {"gradients": self.gradients, "gathered": gathered}
+                | {"activations": activations.shared + activations.hidden + predicting, "logits": forward}
+            )
+        return moments
+
+    def _of_logits(self) -> dict[str, Parts]:
+        """Moments at which all logits of AReaL's sequences are there."""
+        resident, before, logits = self.resident, self.before, self.logits
+        kept, gathered = self.activations.kept(self.checkpointing), self.root * self.element
+        moments = {
+            "output layer": resident
+            | {"gradients": before, "gathered": gathered, "activations": kept}
+            | {"logits": logits.size * (2 if self.several else 1)},
+            "loss": resident | {"gradients": before, "activations": kept, "logits": logits.size + logits.loss},
+            "gradient of the loss": resident
+            | {"gradients": before, "activations": kept, "logits": logits.size + logits.loss_backward},
+            "gradient of the output layer": resident
+            | {"gradients": before + self.head, "gathered": gathered + self._fetched_ahead}
+            | {"activations": kept + self.activations.hidden, "logits": 2 * logits.size},
+        }
+        if self.passes_before:
+            moments["logprobs before the update"] = resident | {
+                "gradients": self.gradients,
+                "activations": self.activations.shared,
+                "logits": logits.size + logits.logprobs_only,
+            }
+        return moments
 
     def peak(self) -> tuple[str, Parts]:
         """The moment at which most is alive, and the parts alive then."""
@@ -165,74 +217,39 @@ class Trainer:
         reference = self.shape.parameters * self.reference
         return {"weights": actor} if actor >= own + reference else {"weights": own, "reference": reference}
 
-    @property
-    def _chunks(self) -> list[int]:
-        """Logits (elements) of each chunk of positions."""
-        vocabulary = self.shape.vocab // self.tensor
-        whole, rest = divmod(self.tokens, CHUNK)
-        return [CHUNK * vocabulary] * whole + [rest * vocabulary] * (rest > 0)
-
-    @property
-    def _logprobs_only(self) -> int:
-        """Without gradients: float32 copies of one chunk's logits."""
-        return max(self._chunks) * (12 if self.tensor > 1 else 4 if self.compiled else 8)
-
-    @property
-    def _loss(self) -> int:
-        """Bytes that AReaL makes of the logits on the way to the loss.
-
-        Eager: every chunk keeps its log-softmax and its exponential, both float32, and the last one a product more.
-        Compiled: recomputed in the backward pass, so that only the chunk at work costs anything.
-        Vocabulary-parallel (tensor > 1): float32 logits and softmax kept, three copies at work.
-        """
-        chunks = self._chunks
-        if self.tensor > 1:
-            return max(sum(chunks[:i]) * 4 + chunk * 16 for i, chunk in enumerate(chunks))
-        if self.compiled:
-            return max(chunks) * 4
-        return max(sum(chunks[:i]) * 8 + chunk * 12 for i, chunk in enumerate(chunks))
-
-    @property
-    def _loss_backward(self) -> int:
-        """Made while the loss is differentiated, chunk by chunk from the last: the gradient of all logits, another of
-        the same size for the chunk's own (the backward of a slice), and the chunk's float32 work.
-        """
-        chunks, most = self._chunks, 0
-        whole = self.logits * self.element
-        saved = 0 if self.compiled and self.tensor == 1 else 4
-        for i, chunk in enumerate(chunks):
-            earlier = whole if i + 1 < len(chunks) else 0
-            working = chunk * (saved + (self.element if self.compiled and self.tensor == 1 else 8))
-            most = max(most, earlier + sum(chunks[:i]) * saved + max(working, whole + chunk * self.element))
-        return most
-
-    def _layer_moment(self, done: int, before: int, head: int) -> Parts:
+    def _layer_moment(self, done: int) -> Parts:
         """Backward pass of one layer, after `done` others: the last one's gradients are still being reduced."""
         trained = self.trained_layer // self.tensor
-        own = before or done * trained * self.stored // self.data * (not self.offload)
+        reduced = done * trained * self.stored // self.data * (not self.offload)
+        own = self.before - done * trained * REDUCED + reduced if self.accumulates else self.before or reduced
         reducing = trained * REDUCED if done else 0
         down = 0 if self.adapter else self.shape.hidden * self.shape.intermediate // self.tensor * self.element
         return self.resident | {
-            "gradients": own + head,
+            "gradients": own + self.head,
             "gathered": self.root * self.element + self._layers_gathered,
             "activations": self.activations.layer_backward(self.checkpointing, self.shape.layers - done),
-            "logits": self.logits * self.element,
+            "logits": 0 if self.pack else self.logits.size,
             "working": reducing + down,
         }
 
-    def _end_of_backward(self, head: int) -> dict[str, Parts]:
+    def _end_of_backward(self) -> dict[str, Parts]:
         """The embedding's gradient beside the output layer's; untied it is reduced by itself; then the root group."""
-        trained = self.trained_layer // self.tensor
-        layers = self.gradients if self.several else self.shape.layers * trained * self.stored // self.data
-        common = self.resident | {"activations": self.activations.shared, "logits": self.logits * self.element}
-        own = 0 if self.offload else layers
+        trained, head = self.trained_layer // self.tensor, self.head
+        layers = self.shape.layers * trained
+        accumulated = self.before - layers * REDUCED if self.accumulates else 0  # the root group's and the embedding's
+        common = self.resident | {
+            "activations": self.activations.shared,
+            "logits": 0 if self.pack else self.logits.size,
+        }
+        kept = self.gradients if self.several and not self.accumulates else layers * self.stored // self.data
+        own = 0 if self.offload else kept
         reduced = 0 if self.adapter else self.root * REDUCED
         last = trained * REDUCED  # the input of the first layer's reduction
         own_group = 0 if self.adapter or self.shape.tied else self.shape.embedding_parameters // self.tensor * REDUCED
         gathered = self.root * self.element
         return {
             "gradient of the embedding": common
-            | {"gradients": own + 2 * head, "gathered": gathered}
+            | {"gradients": own + accumulated + 2 * head, "gathered": gathered}
             | {"working": last + own_group + self.activations.hidden},
             "reduction of the gradients": common
             | {"gradients": own, "working": max(head + reduced, reduced + reduced // self.data)},
