@@ -99,7 +99,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "areal.utils.evaluator": {"Evaluator": ("evaluate", "freq_ctl", "state_dict", "load_state_dict")},
     "areal.utils.data": {
-        "MicroBatchList": ("__init__",), "allocate_balanced_mbs_synced": (), "tensor_container_to": (),
+        "MicroBatchList": ("__init__",), "allocate_balanced_mbs": (), "tensor_container_to": (),
     },
     "areal.api.cli_args": {
         "MicroBatchSpec": ("new", "max_tokens_per_mb"),

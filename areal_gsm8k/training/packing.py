@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from areal.api.cli_args import MicroBatchSpec
-from areal.utils.data import MicroBatchList, allocate_balanced_mbs_synced
+from areal.utils.data import MicroBatchList, allocate_balanced_mbs
 
 MANY = 10**12  # tokens: no bound
 WASTE = {"cpu": 2**13}  # pairs of query and key that one call of attention may multiply for nothing
@@ -74,15 +74,16 @@ def microbatches(batch: dict[str, Any], spec: MicroBatchSpec, group: dist.Proces
     data-parallel ranks, which must all make as many packs, because each takes part in every FSDP collective.
 
     Raises:
-        RuntimeError: a sequence is longer than `spec.max_tokens_per_mb`.
+        RuntimeError: a sequence is longer than `spec.max_tokens_per_mb`, or there are fewer than packs to make.
     """
     real_BS = batch["attention_mask"].bool()
     lengths_B = real_BS.sum(-1)
     prompts_B = _prompt_lengths(batch.get("versions"), lengths_B)
     pieces = _pieces(batch["input_ids"], lengths_B, prompts_B, spec.max_tokens_per_mb)
-    bounded = MicroBatchSpec.new(spec, max_tokens_per_mb=spec.max_tokens_per_mb or MANY)
-    bins = allocate_balanced_mbs_synced(bounded, [piece.tokens for piece in pieces], group=group)
+    bounded = MicroBatchSpec.new(spec, max_tokens_per_mb=spec.max_tokens_per_mb or MANY, n_mbs=1)
+    bins = allocate_balanced_mbs(bounded, [piece.tokens for piece in pieces])
     rows_of = [[row for index in bin_ for row in pieces[index].rows] for bin_ in bins]
+    rows_of = _cut(rows_of, max(_counts(len(rows_of), group), spec.n_mbs or 1))
 
     flats, inputs = [], []
     for rows in rows_of:
@@ -103,6 +104,27 @@ def microbatches(batch: dict[str, Any], spec: MicroBatchSpec, group: dist.Proces
         padding_lengths=[0] * len(inputs),
         padded_to_lengths=lengths,
     )
+
+
+def _counts(packs: int, group: dist.ProcessGroup | None) -> int:
+    """The most packs that any rank of the group wants to make."""
+    if group is None:
+        return packs
+    wanted: list[int] = [0] * dist.get_world_size(group)
+    dist.all_gather_object(wanted, packs, group=group)
+    return max(wanted)
+
+
+def _cut(rows_of: list[list[int]], count: int) -> list[list[int]]:
+    """The packs' sequences with the largest packs halved until there are `count`."""
+    while len(rows_of) < count:
+        largest = max(rows_of, key=len)
+        if len(largest) < 2:
+            raise RuntimeError(f"{len(rows_of)} sequences on this rank cannot make {count} microbatches")
+        rows_of.remove(largest)
+        half = len(largest) // 2
+        rows_of += [largest[:half], largest[half:]]
+    return sorted(rows_of)
 
 
 class _Piece(NamedTuple):

@@ -95,6 +95,20 @@ def test_a_group_computes_its_prompt_once_and_is_cut_where_a_pack_is_full():
         packing.microbatches(batch, MicroBatchSpec(max_tokens_per_mb=8))
 
 
+def test_a_rank_makes_as_many_packs_as_the_rank_with_the_most(monkeypatch):
+    def gather(wanted, packs, group):
+        assert packs == 1
+        wanted[:] = [3, packs]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    packs = packing.microbatches(batch_of([(5, [2, 3, 4, 1])]), MicroBatchSpec(max_tokens_per_mb=60), group="ranks")
+    assert sorted(packs.forward_indices) == [0, 1, 2, 3]
+    assert [len(flat["cu_seqlens"]) - 1 for flat in packs.mbs] == [1, 1, 2]
+    with pytest.raises(RuntimeError, match="2 sequences on this rank cannot make 3"):
+        packing.microbatches(batch_of([(5, [2, 3])]), MicroBatchSpec(max_tokens_per_mb=60), group="ranks")
+
+
 @pytest.mark.parametrize("waste", [0, 2**13])
 @pytest.mark.parametrize("max_tokens", [40, 1000])
 def test_logprobs_entropies_and_gradients_are_those_of_each_sequence_alone(
