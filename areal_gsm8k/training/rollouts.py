@@ -24,8 +24,8 @@ from typing_extensions import override
 from areal_gsm8k.training.patient_client import PatientClient
 from areal_gsm8k.training.run_config import RunConfig
 
-# AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause, and looks for new prompts
-# every 0.05 s while others are under way, a third of the time in which the tiny recipe answers a whole batch.
+# AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause, and looks for new
+# prompts every 0.05 s while others are under way, half the time in which the tiny recipe answers a whole batch.
 POLL_SECONDS = 0.002
 NEVER_STALE = int(1e12)
 
