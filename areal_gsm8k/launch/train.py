@@ -35,7 +35,7 @@ from areal_gsm8k.watch.live import LiveView
 
 POLL_SECONDS = 0.25
 # Durations of the tiny recipe, measured on 2 cores: see docs/verification.md.
-WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.02
+WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.004
 
 
 def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed: Path | None = None) -> int:

@@ -36,7 +36,7 @@ def model_of(bias: bool = False, **config):
 @pytest.mark.parametrize("bias", [False, True])
 def test_in_chunks_it_is_log_softmax_and_its_gradient(monkeypatch, temperature, bias):
     monkeypatch.setattr(logprob_head, "LOGITS_AT_ONCE", 5 * WORDS)
-    monkeypatch.setattr(logprob_head, "IN_CACHE", 2 * WORDS)
+    monkeypatch.setitem(logprob_head.BLOCK, "cpu", 2 * WORDS)
     model = model_of(bias)
     weight, bias_V = model.lm_head.weight, model.lm_head.bias
     head = LogprobHead.in_place_of(model, temperature)
