@@ -9,6 +9,7 @@ a run that the benchmark makes come with the cores that all its processes kept b
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -44,8 +45,9 @@ def phases(run: Run) -> dict[str, float]:
 
 
 def make(name: str, folder: Path) -> tuple[Run, float | None]:
-    """Make the run; returns it with CPU seconds a step of all its processes."""
+    """Make the run anew; returns it with CPU seconds a step of all its processes."""
     run = Run(folder / "runs" / name)
+    shutil.rmtree(run.root, ignore_errors=True)
     place = [f"runs_dir={folder.absolute()}", "experiment_name=runs", f"trial_name={name}"]
     command = [sys.executable, "-m", "areal_gsm8k", "train", "--config", "configs/cpu.yaml", *QUIET, MADE[name], *place]
 
