@@ -39,7 +39,7 @@ class StepRecorder:
         after_step: Callable[[bool], None],
         tracked: bool,
     ):
-        """`tracked`: whether a tracker is to get the rows; AReaL spends 20 ms a step on one that is disabled."""
+        """`tracked`: whether a tracker is to get the rows; AReaL spends a tenth of a step on disabled ones."""
         self.tracked = tracked
         self.areal, self.run, self.ranks, self.ledger, self.steps_done = areal, run, ranks, ledger, steps_done
         self.after_step = after_step
@@ -86,6 +86,8 @@ class StepRecorder:
     def _track(self, epoch: int, step: int, global_step: int, row: dict[str, float]) -> None:
         if self.tracked:
             self.areal.commit(epoch, step, global_step, row)
+        else:
+            self.areal.print_stats(row)
 
     def flush_rejected(self) -> list[dict[str, Any]]:
         """Write the samples that no step will consume to samples/rejected.jsonl."""
