@@ -39,6 +39,7 @@ from areal_gsm8k.training import attention, lora, packing, weights
 from areal_gsm8k.training.batch_rows import logprob_gaps, sample_rows
 from areal_gsm8k.training.controller import ActorController
 from areal_gsm8k.training.logprob_head import LogprobHead
+from areal_gsm8k.training.ranks import Ranks
 
 MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
 
@@ -60,7 +61,8 @@ class PackedActor(FSDPPPOActor):
         self.loss_reduction = "token_mean"
         self.head: LogprobHead | None = None  # with packs (training/packing.py)
         self.attended: list[packing.Rows] = []  # of the pack that went through the model last
-        self.gaps: dict[int, dict[str, Any]] = {}  # of the batch's samples, by id
+        self._batch_rows: list[dict[str, Any]] = []  # of the batch that is being trained on, without its gaps
+        self.gaps: dict[int, dict[str, Any]] = {}  # of its samples, by id
 
     @override
     def _create_device_model(self):
@@ -141,7 +143,7 @@ class PackedActor(FSDPPPOActor):
         The older folder goes when all servers have the new one: no server can then be starting from the older folder.
         """
         meta = replace(meta, clear_checkpoint_after_load=False, use_lora=False)  # the folder holds a whole model
-        if not weights.save_like(self.served, meta.path, self.model, getattr(torch, self.config.dtype)):
+        if not self._save_like_before(meta.path):
             self._save_model_to_hf(meta.path, self.tokenizer, self.processor)
         dist.barrier(group=self.cpu_group)
         if dist.get_rank() == 0:
@@ -153,6 +155,12 @@ class PackedActor(FSDPPPOActor):
             self.served = meta.path
         current_platform.synchronize()
         dist.barrier(group=self.cpu_group)
+
+    def _save_like_before(self, folder: str) -> bool:
+        if self.config.fsdp.offload_params:  # only AReaL's own way gathers parameters that lie on the CPU
+            return False
+        ranks = Ranks(dist.get_rank(), self.cpu_group)
+        return weights.save_like(self.served, folder, self.model, getattr(torch, self.config.dtype), ranks)
 
     def _load_into_servers(self, meta: WeightUpdateMeta) -> None:
         name = names.update_weights_from_disk(self.config.experiment_name, self.config.trial_name, self.get_version())

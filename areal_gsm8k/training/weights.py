@@ -4,7 +4,7 @@ AReaL saves configuration, tokenizer and weights anew for every update, from a g
 float32. Here the first update is AReaL's, and every later folder gets that one's small files as hard links and its
 weights by the same names.
 
-    save_like("weights/v1", "weights/v2", model, torch.bfloat16)    # training/actor.py
+    save_like("weights/v1", "weights/v2", model, torch.bfloat16, ranks)    # training/actor.py
 """
 
 import os
@@ -12,27 +12,28 @@ import shutil
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
+from areal_gsm8k.training.ranks import Ranks
+
 WEIGHTS = "model.safetensors"
 
 
-def save_like(before: str | None, folder: str, model: torch.nn.Module, dtype: torch.dtype) -> bool:
+def save_like(before: str | None, folder: str, model: torch.nn.Module, dtype: torch.dtype, ranks: Ranks) -> bool:
     """Save `model`'s weights as `dtype` into `folder`, which becomes a whole model folder like `before`.
 
     False, with nothing done, when there is none before or its weights are not one file of the model's parameters (an
-    adapter, a model of several files): then the caller saves as the first time. Called by all ranks; rank 0 writes.
+    adapter, a model of several files): then the caller saves as the first time. Called by all ranks; rank 0, which
+    alone need know `before`, decides for all and writes.
     """
-    names = _names(before) if before else []
+    names = ranks.from_first(_names(before) if ranks.first and before else [])
     parameters = dict(model.named_parameters())
     if not names or not all(name in parameters for name in names):
         return False
-    first = dist.get_rank() == 0
-    tensors = {name: _whole(parameters[name], dtype, first) for name in names}
-    if first:
+    tensors = {name: _whole(parameters[name], dtype, ranks.first) for name in names}
+    if ranks.first:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for file in Path(str(before)).iterdir():
             if file.name != WEIGHTS:

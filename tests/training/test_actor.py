@@ -143,7 +143,9 @@ def test_new_weights_are_named_when_whole_and_the_old_ones_go_when_all_servers_h
     monkeypatch.setattr(actor_module.name_resolve, "add", lambda *_, **__: None)
     monkeypatch.setattr(PackedActor, "cpu_group", None)
     actor.tokenizer = actor.processor = None
-    actor.config = SimpleNamespace(experiment_name="e", trial_name="t", dtype="float32")
+    actor.config = SimpleNamespace(
+        experiment_name="e", trial_name="t", dtype="float32", fsdp=SimpleNamespace(offload_params=False)
+    )
     actor.model = torch.nn.Linear(1, 1)  # whose folder before holds no weights: AReaL saves
     actor._save_model_to_hf, actor.rollout_engine, actor.served = save, Servers(), str(old)  # noqa: SLF001 - called by AReaL's engine
     actor.on_weights_saved = lambda folder: log.append(f"named {Path(folder).name}")
