@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from importlib.metadata import version
@@ -15,6 +16,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and some tests send it
 
 # Together about two minutes that need no start model.
 MEANWHILE = ("test_memory_training.py", "test_memory_areal.py", "test_algorithms.py", "test_controls.py")

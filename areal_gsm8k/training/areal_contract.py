@@ -70,6 +70,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
         "RemoteInfEngine": (
             "__init__", "initialize", "prepare_batch", "agenerate", "update_weights_from_disk", "pause", "resume",
             "pause_generation", "continue_generation", "onload", "offload", "submit", "wait", "workflow_executor",
+            "get_version",
             "addresses", "backend",
             "_run_request_on_all_servers",  # every request that must survive a restart goes through it
         ),
@@ -84,9 +85,18 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
     "areal.infra.async_task_runner": {"AsyncTaskRunner": ("poll_sleep_time", "poll_wait_time")},
     "areal.infra.staleness_manager": {"StalenessManager": ("on_version_recovered",)},
     "areal.engine.sglang_remote": {
-        "SGLangBackend": ("build_generation_request", "build_disk_weight_update_requests"),
+        "SGLangBackend": (
+            "build_generation_request", "parse_generation_response", "build_disk_weight_update_requests",
+        ),
+        "HttpRequest": ("__init__",),
+        "HttpGenerationResult": ("__init__",),
+        "WeightUpdateRequests": ("__init__",),
     },
-    "areal.engine.vllm_remote": {"VLLMBackend": ("build_disk_weight_update_requests",)},
+    "areal.engine.vllm_remote": {
+        "VLLMBackend": (
+            "build_generation_request", "parse_generation_response", "build_disk_weight_update_requests",
+        ),
+    },
     "areal.utils.saver": {
         "Saver": ("save", "is_async", "maybe_wait_for_staging", "finalize", "freq_ctl", "ft_spec", "state_dict"),
     },

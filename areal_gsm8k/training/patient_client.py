@@ -19,6 +19,8 @@ from areal.api.cli_args import InferenceEngineConfig
 from areal.infra.remote_inf_engine import RemoteInfEngine
 from typing_extensions import override
 
+from areal_gsm8k.training.weight_versions import VersionedClient
+
 RETRY_SECONDS = 0.5
 # AReaL puts aiohttp's exception into the text of a RuntimeError (areal/infra/utils/http.py) and nowhere else.
 NO_ANSWER = re.compile(
@@ -62,7 +64,7 @@ class Attempts:
         raise failure
 
 
-class PatientClient(RemoteInfEngine):
+class PatientClient(VersionedClient):
     """AReaL's client, with its requests repeated here: AReaL itself makes each once.
 
     A completion that met a dead server therefore starts again at the top of `agenerate`, which waits while rollouts are

@@ -1,4 +1,4 @@
-"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with four repairs.
+"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with five repairs.
 
 1. The client connects to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
 2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
@@ -8,6 +8,7 @@
 4. Runs repeat: batches come in data order instead of AReaL's shuffle by a global generator, and every SGLang request
    carries the seed its workflow gave it (the embedded server draws by nothing else; SGLang itself heeds it only with
    --enable-deterministic-inference).
+5. Tokens carry the version of the weights that made them (weight_versions.py).
 """
 
 from copy import deepcopy
@@ -15,14 +16,13 @@ from typing import Any
 
 from areal.api import WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig, PerfTracerConfig
-from areal.engine.sglang_remote import SGLangBackend
-from areal.engine.vllm_remote import VLLMBackend
 from areal.infra.workflow_executor import WorkflowExecutor
 from areal.utils import perf_tracer, stats_tracker
 from typing_extensions import override
 
 from areal_gsm8k.training.patient_client import PatientClient
 from areal_gsm8k.training.run_config import RunConfig
+from areal_gsm8k.training.weight_versions import SGLangAnswers, VLLMAnswers
 
 # AReaL's task runner sleeps 0.5 s whenever it finds itself paused, longer than our whole pause, and looks for new
 # prompts every 0.05 s while others are under way, half the time in which the tiny recipe answers a whole batch.
@@ -68,22 +68,13 @@ class RunsAhead:
             dispatcher.submit_task_input(next(self.executor.data_generator))
 
 
-class SeededRequests(SGLangBackend):
-    @override
-    def build_generation_request(self, req, with_lora, version):
-        request = super().build_generation_request(req, with_lora, version)
-        if "sampling_seed" in req.metadata:
-            request.payload["sampling_params"]["sampling_seed"] = req.metadata["sampling_seed"]
-        return request
-
-
 class Rollouts(RunsAhead, PatientClient):
     """A client of one kind of server: a pause of milliseconds stays that short, and batches come in data order."""
 
     backend_class: type
 
     def __init__(self, config: InferenceEngineConfig, patience: float = 0):
-        super().__init__(config, self.backend_class(), patience)
+        super().__init__(config, self.backend_class(f"{config.experiment_name}/{config.trial_name}"), patience)
 
     @override
     def initialize(self, *args, **kwargs) -> None:
@@ -93,7 +84,8 @@ class Rollouts(RunsAhead, PatientClient):
 
     def load(self, model: str) -> None:
         """Every server serves the model in this folder, or of this hub name, once this returns."""
-        for request in self.backend.build_disk_weight_update_requests(WeightUpdateMeta("disk", model)).requests:
+        meta = WeightUpdateMeta("disk", model, version=self.get_version())
+        for request in self.backend.build_disk_weight_update_requests(meta).requests:
             self._run_request_on_all_servers(request)
 
     @override
@@ -116,12 +108,21 @@ class Rollouts(RunsAhead, PatientClient):
             perf_tracer.configure(config, rank=rank, role=role)
 
 
+class SeededRequests(SGLangAnswers):
+    @override
+    def build_generation_request(self, req, with_lora, version):
+        request = super().build_generation_request(req, with_lora, version)
+        if "sampling_seed" in req.metadata:
+            request.payload["sampling_params"]["sampling_seed"] = req.metadata["sampling_seed"]
+        return request
+
+
 class SGLangRollouts(Rollouts):
     backend_class = SeededRequests
 
 
 class VLLMRollouts(Rollouts):
-    backend_class = VLLMBackend
+    backend_class = VLLMAnswers
 
 
 def engine_class(backend: str) -> type[Rollouts]:

@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
+from areal.api import ModelResponse
 from areal.api.cli_args import InferenceEngineConfig
 from areal.infra.remote_inf_engine import RemoteInfEngine
 from areal.infra.utils.http import arequest_with_retry
@@ -57,13 +58,13 @@ def patient(monkeypatch):
 def test_what_met_a_dead_server_waits_for_the_next(patient, monkeypatch):
     bare, bound = patient
     gone = asyncio.run(ask(None))
-    asked = []
+    asked, completion = [], ModelResponse()
 
     async def agenerate(self, req):
         asked.append(req)
         if not patient_client.is_listening(self.addresses[0]):
             raise gone
-        return "completion"
+        return completion
 
     async def restarted_a_little_later():
         waiting = asyncio.create_task(bare.agenerate("request"))
@@ -73,7 +74,7 @@ def test_what_met_a_dead_server_waits_for_the_next(patient, monkeypatch):
         return await waiting
 
     monkeypatch.setattr(RemoteInfEngine, "agenerate", agenerate)
-    assert asyncio.run(restarted_a_little_later()) == "completion"
+    assert asyncio.run(restarted_a_little_later()) is completion
     assert asked == ["request"] * 2  # not asked while nobody listened
 
 
