@@ -19,7 +19,6 @@ import torch
 
 from areal_gsm8k.serve.prompt_cache import Prompt, RecentPrompts
 
-from . import weights
 from .model import LanguageModel
 from .params import SamplingParams
 from .request import Request
@@ -283,7 +282,7 @@ class Engine:
 
     def update_weights(self, path: str, weight_version: str | None = None) -> int:
         """Replace the weights by a folder's. Raises weights.WeightsError, and keeps the old ones, on a misfit."""
-        count = weights.update(self.model.model, path)
+        count = self.model.update_weights(path)
         self.path = path
         self.weight_version = weight_version or self.weight_version
         self.recent.clear()

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from areal_gsm8k.data.prompts import configured_stop_ids
+from areal_gsm8k.serve import packed_linear, weights
 from areal_gsm8k.serve.kv_slab import Slab, SlabCache
 
 ATTENTION = "grouped_sdpa"
@@ -109,7 +110,17 @@ class LanguageModel:
         self.context_length = min(context_length or longest, longest)
         self.prefill_tokens = PREFILL_TOKENS[self.device.type]
         self.eos_ids = frozenset(configured_stop_ids(self.model))
+        self.packed = packed_linear.is_faster_on(self.device, self.model.dtype)
+        if self.packed:
+            packed_linear.pack(self.model)
         self._slab_template = self._probe(path)
+
+    def update_weights(self, path: str) -> int:
+        """Replace the weights by a folder's. Raises weights.WeightsError, and keeps the old ones, on a misfit."""
+        count = weights.update(self.model, path)
+        if self.packed:
+            packed_linear.pack(self.model)
+        return count
 
     def _probe(self, path: str) -> list[torch.Tensor]:
         """Keys and values of one token: their shapes lay out the slab, and the first slow call is out of the way."""

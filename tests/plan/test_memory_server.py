@@ -9,7 +9,7 @@ from areal_gsm8k.machine.nvidia import GIB
 from areal_gsm8k.plan.memory.model_shape import from_config
 from areal_gsm8k.plan.memory.server import COLUMNS, KEPT, ROWS, Server
 from areal_gsm8k.plan.memory.trainer import BYTES
-from areal_gsm8k.serve import kv_slab, prompt_cache
+from areal_gsm8k.serve import kv_slab, packed_linear, prompt_cache
 from areal_gsm8k.serve.engine import Engine
 from areal_gsm8k.serve.kv_slab import Slab
 from areal_gsm8k.serve.params import SamplingParams
@@ -41,10 +41,13 @@ def test_an_embedded_server_needs_what_is_planned(config, dtype, groups, prompt,
     # Loaded before the profiler starts, which does not see every thread that loads; what it has not seen stays alive.
     engine = Engine.from_pretrained(folder, "cpu", dtype, groups * samples)
     unseen = [engine.slab, *(weight.data for weight in engine.model.model.parameters())]
+    unseen += [getattr(module, "packed", None) for module in engine.model.model.modules()]
 
     def make():
         for weight in engine.model.model.parameters():
             weight.data = weight.data.clone()
+        if engine.model.packed:
+            packed_linear.pack(engine.model.model)
         engine.slab = engine.model.new_slab()
 
         def serve(phase):
@@ -64,7 +67,8 @@ def test_an_embedded_server_needs_what_is_planned(config, dtype, groups, prompt,
 
     measured = on_cpu(make)
     del unseen
-    server = Server("embedded", from_config(config), element, groups * samples, 2 * groups, prompt, prompt + new)
+    shape, packed = from_config(config), engine.model.packed
+    server = Server("embedded", shape, element, groups * samples, 2 * groups, prompt, prompt + new, packed=packed)
     parts = server.parts(card=0, free=0)
     empty = kv_slab.ROWS * kv_slab.COLUMNS * (server.kv_token + element)
     assert parts["weights"] + empty == pytest.approx(measured["loading"].after, rel=WITHIN)

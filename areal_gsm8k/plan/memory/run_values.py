@@ -126,11 +126,11 @@ def server(values: Mapping, shape: ModelShape) -> Server:
     limit = get(values, most.get(side.backend, "embedded.max_running_requests"))
     chunk = get(values, "sglang.chunked_prefill_size")
     prefill = {"sglang": chunk if chunk > 0 else get(values, "sglang.max_prefill_tokens"), "vllm": VLLM_PREFILL}
-    dtype = {"sglang": "sglang.dtype", "vllm": "vllm.dtype"}.get(side.backend, "actor.dtype")
+    dtype = get(values, {"sglang": "sglang.dtype", "vllm": "vllm.dtype"}.get(side.backend, "actor.dtype"))
     return Server(
         backend=side.backend,
         shape=shape,
-        element=BYTES.get(get(values, dtype), 2),
+        element=BYTES.get(dtype, 2),
         sequences=min(sequences, limit or sequences),
         prompts=groups,
         prompt=PROMPT,
@@ -140,4 +140,5 @@ def server(values: Mapping, shape: ModelShape) -> Server:
         pipeline=side.pipeline,
         prefill=prefill.get(side.backend, 16384),
         graphs=0 if get(values, "sglang.disable_cuda_graph") else get(values, "sglang.cuda_graph_max_bs"),
+        packed=side.backend == "embedded" and dtype == "bfloat16",
     )

@@ -38,6 +38,7 @@ class Server:
     pipeline: int = 1
     prefill: int = 32768  # most prompt tokens computed at once
     graphs: int | None = None  # sequences of the largest CUDA graph: sglang.cuda_graph_max_bs; 0: no graphs
+    packed: bool = False  # a second copy of every matrix: the embedded server in bfloat16 (serve/packed_linear.py)
 
     @property
     def weights(self) -> int:
@@ -104,7 +105,9 @@ class Server:
             before, columns = columns * column, wider
         kept = min(KEPT, self.prompts * (self.prompt * self.kv_token + self.shape.vocab * self.element))
         working = max(before, self.prefilling, self.sampling)
-        return {"weights": self.weights, "keys and values": columns * column + kept, "working": working}
+        matrices = self.shape.layers * self.shape.layer_parameters + self.shape.embedding_parameters
+        weights = self.weights + self.packed * matrices * self.element
+        return {"weights": weights, "keys and values": columns * column + kept, "working": working}
 
 
 def _roomy(width: int) -> int:
