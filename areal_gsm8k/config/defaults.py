@@ -1,12 +1,15 @@
-"""The overlays that `./run train` lays over train_grpo.yaml without --config: those that suit this machine.
+"""The overlays that `./run train` chooses by itself, those that suit this machine: all of them without --config, and the
+scale of a CPU for a model's overlay where there is no GPU.
 
-./run train --dry-run     # names them
+./run train --dry-run                                           # names them
+./run train --config configs/models/qwen2.5-0.5b.yaml --dry-run
 """
 
 import os
 import shutil
 from pathlib import Path
 
+from areal_gsm8k.config import recipes
 from areal_gsm8k.config.compose import as_overrides
 from areal_gsm8k.machine import nvidia
 from areal_gsm8k.machine.nvidia import GIB
@@ -21,6 +24,7 @@ CARDS = {  # GB: overlays for one GPU with so much memory
 }
 COUNTS = (8, 4, 2)  # numbers of GPUs that have an overlay
 AMPERE, HOPPER, BLACKWELL = (8, 0), (9, 0), (10, 0)  # compute capabilities
+WHERE = ("allocation_mode", "scheduler.type", "rollout.backend", "actor.backend")  # keys that choose where a run runs
 SOLD_AS = 1.07  # a card sold as 24 GB may have 22.5 GiB
 
 
@@ -74,6 +78,17 @@ def of_this_machine() -> tuple[list[Path], list[str], str]:
     settings = as_overrides(server_settings([gpu.capability for gpu in gpus]))
     using += f", {', '.join(settings)}" if settings else ""
     return files, settings, f"{found}: using {using}{rest}. Another choice: --config; what fits: ./run gsm8k plan."
+
+
+def with_scale(config_files: list[Path], overrides: list[str]) -> tuple[list[Path], str]:
+    """These overlays, with the scale of a CPU when they are models only and no GPU is here; and the reason, or ""."""
+    listed, variable = nvidia.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    places = {located.parent for file in config_files if (located := recipes.locate(file))}
+    elsewhere = any(override.split("=")[0] in WHERE for override in overrides)
+    if places != {CONFIGS / "models"} or elsewhere or nvidia.visible([gpu.uuid for gpu in listed], variable):
+        return config_files, ""
+    reason = f"{_why_none(listed, variable)}: adding configs/scales/cpu.yaml (embedded server and trainer on the CPU)"
+    return [*config_files, CONFIGS / "scales" / "cpu.yaml"], f"{reason}. Another choice: --config."
 
 
 def _why_none(listed: list[nvidia.Gpu], variable: str | None) -> str:

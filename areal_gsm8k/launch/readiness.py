@@ -13,6 +13,12 @@ from areal_gsm8k.data import hub, problems
 from areal_gsm8k.grading.custom_reward import RewardError
 from areal_gsm8k.grading.parser import grade
 from areal_gsm8k.grading.rewards import Reward
+from areal_gsm8k.machine import nvidia
+from areal_gsm8k.machine.facts import Machine
+from areal_gsm8k.machine.nvidia import GIB
+from areal_gsm8k.plan.memory import model_config, plan_for
+from areal_gsm8k.plan.memory.model_shape import ShapeError
+from areal_gsm8k.plan.memory.plan import MemoryPlan
 
 
 def check_model(plan: Plan, ask_hub: bool = True) -> None:
@@ -41,6 +47,34 @@ def check_model(plan: Plan, ask_hub: bool = True) -> None:
         raise ConfigError(f"actor.path={path!r}: not on this disk, and the hub does not give it ({reason}).") from None
     if not answered:
         plan.environment["HF_HUB_OFFLINE"] = "1"
+
+
+def check_memory(plan: Plan) -> None:
+    """A real model that is trained on the CPU must fit this machine's RAM, by the memory plan. Raises ConfigError."""
+    machine = Machine()
+    memory = min(machine.memory, machine.memory_limit or machine.memory)
+    found = _plan_on_cpu(plan, memory)
+    if found and not found.fits:
+        needs, path = found.fullest.total / GIB, plan.get("actor.path")
+        raise ConfigError(
+            f"actor.path={path!r} needs {needs:.1f} GiB of RAM; this machine has {memory / GIB:.1f}. Settings with which "
+            "it fits, if there are any: `gsm8k plan --fit` with the same arguments; else a smaller model."
+        )
+
+
+def parameters_on_cpu(plan: Plan) -> int:
+    """Of a real model that is trained on the CPU; 0 for any other, and where its size cannot be told."""
+    found = _plan_on_cpu(plan, 0)
+    return found.shape.parameters if found else 0
+
+
+def _plan_on_cpu(plan: Plan, memory: int) -> MemoryPlan | None:
+    if plan.allocation.rollout.backend != "embedded" or plan.start_model or nvidia.ours():
+        return None
+    try:
+        return plan_for(plan.values, model_config.read(plan.get("actor.path"))[0], [], memory)
+    except ShapeError:
+        return None  # an architecture that the plan does not know
 
 
 def check_reward(plan: Plan) -> None:

@@ -36,6 +36,9 @@ from areal_gsm8k.watch.live import LiveView
 POLL_SECONDS = 0.25
 # Durations of the tiny recipe, measured on 2 cores: see docs/verification.md.
 WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.004
+# A real model's step on 2 cores, for each token of a full batch and each billion parameters: 65 to 85 s with the 0.5B of
+# configs/scales/cpu.yaml, by the machine (docs/performance.md).
+REAL_SECONDS = 0.037
 
 
 def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed: Path | None = None) -> int:
@@ -53,6 +56,7 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
             compose.write(plan, file)
             _say(console, f"Resolved configuration written to {file}; nothing was started.")
             return 0
+        readiness.check_memory(plan)
         readiness.check_reward(plan)
         steps = readiness.count_steps(plan)
         run, step = _open(plan, resumed, console)
@@ -117,6 +121,9 @@ def _plan(config_files: list[Path], overrides: list[str], run: Path | None, cons
     if not config_files:
         config_files, needed, why = defaults.of_this_machine()
         overrides = [*needed, *overrides]
+    else:
+        config_files, why = defaults.with_scale(config_files, overrides)
+    if why:
         _say(console, why)
     return compose.make_plan(config_files, overrides, gpus)
 
@@ -134,7 +141,7 @@ def _open(plan: Plan, resumed: Path | None, console: Console) -> tuple[Run, int]
 
 
 def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
-    """One line that announces the run and its duration; only the tiny model's time is known beforehand."""
+    """One line that announces the run and its duration, as far as one was measured: on a CPU."""
     batch, group = plan.get("train_dataset.batch_size"), plan.get("gconfig.n_samples")
     model, takes = plan.get("actor.path"), "the time left is shown from the first step on"
     if plan.start_model:
@@ -142,6 +149,9 @@ def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
         model = "a tiny model from scratch" + (", made first" if to_make else "")
         seconds = to_make + START_SECONDS + (steps - done) * batch * group * SAMPLE_SECONDS
         takes = f"about {max(1, round(seconds / 60))} minutes on 2 cores"
+    elif billions := readiness.parameters_on_cpu(plan) / 1e9:
+        seconds = REAL_SECONDS * billions * batch * group * plan.get("gconfig.max_new_tokens")
+        takes = f"a step takes about {max(1, round(seconds / 10)) * 10} s on 2 cores; the time left is shown after the first"
     return (
         f"{f'Going on after step {done}: ' if done else ''}"
         f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} "

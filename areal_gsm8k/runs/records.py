@@ -69,10 +69,11 @@ def given_up(folder: Path | str) -> str | None:
 
 
 class RecordReader:
-    """Collects the records of all shards, each line once."""
+    """Collects the records of all shards, each line once. Safe in threads."""
 
     def __init__(self, folder: Path | str):
         self._folder = Path(folder)
+        self._lock = threading.RLock()
         self._offsets: dict[Path, int] = {}
         self._waiting: dict[int, dict] = {}
         self._rejects: dict[int, str] = {}
@@ -88,20 +89,30 @@ class RecordReader:
 
     def take(self, ids: list[int]) -> list[dict]:
         """The records of these ids, in order. Raises KeyError when one was never written."""
-        if any(i not in self._waiting for i in ids):
+        with self._lock:
+            if any(i not in self._waiting for i in ids):
+                self._collect()
+            return [self._waiting.pop(i) for i in ids]
+
+    def count(self, evaluation: bool) -> int:
+        """Records that wait to be taken: of finished samples that a step may consume, or of an evaluation."""
+        with self._lock:
             self._collect()
-        return [self._waiting.pop(i) for i in ids]
+            rows = [row for row in self._waiting.values() if bool(row.get("evaluation")) == evaluation]
+            return sum(evaluation or not (row["id"] in self._rejects or row.get("error")) for row in rows)
 
     def take_rejected(self) -> list[dict]:
         """Records that no step will consume: their own error, or the reason their group was rejected."""
-        self._collect()
-        training = {i: row for i, row in self._waiting.items() if not row.get("evaluation")}
-        done = [i for i, row in training.items() if i in self._rejects or row.get("error")]
-        rejected = [self._waiting.pop(i) for i in done]
-        return [row | {"rejected": row.get("error") or self._rejects.pop(row["id"])} for row in rejected]
+        with self._lock:
+            self._collect()
+            training = {i: row for i, row in self._waiting.items() if not row.get("evaluation")}
+            done = [i for i, row in training.items() if i in self._rejects or row.get("error")]
+            rejected = [self._waiting.pop(i) for i in done]
+            return [row | {"rejected": row.get("error") or self._rejects.pop(row["id"])} for row in rejected]
 
     def take_evaluated(self) -> list[dict]:
         """Records of evaluation completions written since the last call."""
-        self._collect()
-        done = [i for i, row in self._waiting.items() if row.get("evaluation")]
-        return [self._waiting.pop(i) for i in done]
+        with self._lock:
+            self._collect()
+            done = [i for i, row in self._waiting.items() if row.get("evaluation")]
+            return [self._waiting.pop(i) for i in done]

@@ -83,6 +83,8 @@ class Api:
         get("/health_generate", self.health_generate)
         get("/model_info", self.model_info)
         get("/get_model_info", self.model_info)
+        get("/server_info", self.server_info)
+        get("/get_server_info", self.server_info)
         get("/v1/models", self.models)
         post("/pause_generation", self.pause)
         post("/continue_generation", self.resume)
@@ -167,6 +169,10 @@ class Api:
                 "architectures": config.architectures,
             }
         )
+
+    async def server_info(self, http: web.Request) -> web.Response:
+        state = {"last_gen_throughput": self.engine.throughput.rate()}
+        return _json({"model_path": self.engine.path, "internal_states": [state]})
 
     async def models(self, http: web.Request) -> web.Response:
         card = {

@@ -24,6 +24,7 @@ from .params import SamplingParams
 from .request import Request
 from .sampling import sample
 from .scoring import best, prompt_logprobs
+from .throughput import Throughput
 from .tokenizer import load_tokenizer
 
 # SGLang's: an answer ends this many tokens before the context does, and a prompt leaves room for so long an answer.
@@ -61,7 +62,7 @@ class Engine:
         self.paused: str | None = None
         self.admitting = True  # False while a weight update waits for the running requests
         self.recent = RecentPrompts()
-        self.generated_tokens = 0
+        self.throughput = Throughput()
 
     @classmethod
     def from_pretrained(
@@ -169,7 +170,7 @@ class Engine:
             return
         requests = self.running + [r for r, _ in joining]
         tokens, logprobs, probs = sample(torch.cat(parts) if len(parts) > 1 else parts[0], requests)
-        self.generated_tokens += len(tokens)
+        self.throughput.add(len(tokens))
         count = len(self.running)
         dead, stay = [], []
         for row, (request, token, logprob) in enumerate(zip(requests, tokens, logprobs, strict=True)):

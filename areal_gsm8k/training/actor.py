@@ -63,6 +63,7 @@ class PackedActor(FSDPPPOActor):
         self.attended: list[packing.Rows] = []  # of the pack that went through the model last
         self._batch_rows: list[dict[str, Any]] = []  # of the batch that is being trained on, without its gaps
         self.gaps: dict[int, dict[str, Any]] = {}  # of its samples, by id
+        self.microbatch = (0, 0)  # of the batch under way: how many are done, how many there are
 
     @override
     def _create_device_model(self):
@@ -95,6 +96,11 @@ class PackedActor(FSDPPPOActor):
 
     @override
     def _prepare_mb_list(self, input_: dict[str, Any]):
+        mb_list = self._microbatches(input_)
+        self.microbatch = (-1, len(mb_list.mbs))  # the first is about to begin
+        return mb_list
+
+    def _microbatches(self, input_: dict[str, Any]):
         if self.head:
             ranks = self.data_parallel_group if self.data_parallel_world_size > 1 else None
             return packing.microbatches(input_, self.config.mb_spec, ranks)
@@ -107,6 +113,8 @@ class PackedActor(FSDPPPOActor):
     @override
     def _prepare_mb_inputs(self, mb_item):
         inputs, context = super()._prepare_mb_inputs(mb_item)
+        done, of = self.microbatch
+        self.microbatch = (done + 1, of)
         if self.head:
             self.head.pack = inputs["pack"]
             for rows in self.attended:

@@ -42,6 +42,7 @@ class ActorController(PPOActorController):
 
     on_advantages: Callable[[], None]
     on_update: Callable[[list[dict[str, Any]]], None]
+    microbatch = (0, 0)  # only the workers know
 
     @override
     def compute_advantages(self, *args, **kwargs) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from areal_gsm8k.training.actor import PackedActor, skip_needless_pass
 from areal_gsm8k.training.dev_evaluator import DevEvaluator
 from areal_gsm8k.training.policy_saver import PolicySaver
 from areal_gsm8k.training.prompt_stream import PromptStream
+from areal_gsm8k.training.pulse import Pulse, progress
 from areal_gsm8k.training.ranks import Ranks
 from areal_gsm8k.training.recovery_points import RecoveryPoints
 from areal_gsm8k.training.reference import OccasionalReference
@@ -58,6 +59,8 @@ class GSM8KTrainer(PPOTrainer):
         self.run, self.rank = config.run, int(os.environ.get("RANK", "0"))
         self.colocated, self.turns = config.takes_turns, colocation.Turns()
         self.recovered = recovery_points.find(self.run, self.rank)
+        self.pulse = Pulse(self.run, functools.partial(progress, self))
+        self.dev_rows = len(valid_dataset)
         self.status("loading the model")
         if self.colocated:
             colocation.release_servers()
@@ -94,6 +97,8 @@ class GSM8KTrainer(PPOTrainer):
     def train(self, **workflows) -> None:
         """AReaL's loop, with its arguments, and an evaluation before the first step and after the last."""
         evaluate = functools.partial(self._evaluate_fn, workflows["eval_workflow"], workflows["eval_workflow_kwargs"])
+        if self.rank == 0:
+            self.pulse.start()
         if not self.recovered:
             self._evaluate_alone(evaluate)
             if self.config.preflight and not preflight.allows_training(
@@ -120,7 +125,7 @@ class GSM8KTrainer(PPOTrainer):
     def status(self, phase: str, **details) -> None:
         """Write the run's phase to its status file, for the launcher and `gsm8k watch`."""
         if self.rank == 0:
-            self.run.set_status(phase, **details)
+            self.pulse.enter(phase, **details)
 
     # Around AReaL's steps
 

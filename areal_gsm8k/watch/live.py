@@ -17,7 +17,11 @@ from areal_gsm8k.watch import preflight
 from areal_gsm8k.watch.progress import RECENT, RunProgress, clock
 from areal_gsm8k.watch.verdict import COLLAPSING, FLAT, ON_TRACK, SLOW, TOO_EARLY, RunVerdict, cause_line
 
-PHASES = ("time/rollout", "time/logprobs", "time/train", "time/update_weights", "time/eval")
+PHASES = (
+    "rollout", "reference", "logprobs", "advantages", "train", "update_weights", "save", "recovery", "eval",
+)  # fmt: skip
+COUNTED = {"rollout": "samples", "training": "microbatches", "evaluating": "answers", "preflight": "answers"}
+SAY_SECONDS = 30  # between plain lines within a step
 STYLES = {TOO_EARLY: "dim", ON_TRACK: "green", SLOW: "yellow", FLAT: "yellow", COLLAPSING: "bold red"}
 
 
@@ -30,6 +34,7 @@ class LiveView:
         self._phase = ""
         self._preflight_shown = run.preflight.exists()
         self._started = False  # whether a row was shown; until then every phase is shown
+        self._said = time.monotonic()  # when the last plain line was written
         self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn())
         self._task = self._bar.add_task("starting", total=None)
         self.progress.read()
@@ -60,10 +65,11 @@ class LiveView:
         phase = self.progress.phase
         if self._live:
             done, steps = self.progress.step, self.progress.steps
-            self._bar.update(self._task, completed=done, total=steps, description=phase)
+            self._bar.update(self._task, completed=done, total=steps, description=within(phase, self.progress.status))
             self._live.update(self._render())
         else:
             self._say_changes(phase)
+            self._say_within(phase, new)
         self._phase = phase
 
     def say_where_it_stands(self) -> None:
@@ -79,6 +85,16 @@ class LiveView:
             self.console.print(f"{time.strftime('%H:%M:%S')} {phase}", highlight=False)
         if self.progress.verdict.state != self._state:
             self._say_state()
+
+    def _say_within(self, phase: str, new: list[dict]) -> None:
+        """Plain lines: how far a long phase has come, when nothing was said for a while."""
+        if new or phase != self._phase:
+            self._said = time.monotonic()
+        status = self.progress.status
+        if "of" in status and time.monotonic() - self._said >= SAY_SECONDS:
+            self._said = time.monotonic()
+            at = f"step {status['step']}: " if status.get("step") else ""
+            self.console.print(f"{time.strftime('%H:%M:%S')} {at}{within(phase, status)}", highlight=False)
 
     def _say_state(self) -> None:
         verdict = self.progress.verdict
@@ -114,9 +130,9 @@ class LiveView:
             )
             view.add_row("staleness", f"{row['staleness']:.2f}", "completion tokens", f"{row['completion_tokens']:.0f}")
             view.add_row("entropy", f"{row.get('entropy') or 0:.3f}", "reward errors", str(row["reward_errors"]))
-            spent = "  ".join(
-                f"{name.removeprefix('time/')} {row[name]:.2f}" for name in PHASES if row.get(name) is not None
-            )
+            parts = {name: row.get(f"time/{name}") or 0.0 for name in PHASES}
+            parts["rest"] = row["time/step"] - sum(parts.values())
+            spent = "  ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items() if seconds >= 0.005)
             view.add_row("seconds a step", f"{row['time/step']:.2f}", "of which", spent)
             view.add_row("time left", clock(progress.seconds_left()), "", "")
         if progress.dev:
@@ -129,6 +145,14 @@ def _state(verdict: RunVerdict) -> Group:
     """The state line, and the likeliest causes under it."""
     causes = (Text(f"  likely: {cause_line(cause)}") for cause in verdict.causes[:2])
     return Group(Text(verdict.line(), style=STYLES[verdict.state]), *causes)
+
+
+def within(phase: str, status: dict) -> str:
+    """The phase, and how far it has come: `rollout, 5 of 16 samples, 62 tokens/s`."""
+    if "of" not in status:
+        return phase
+    rate = f", {status['tokens_per_second']} tokens/s" if "tokens_per_second" in status else ""
+    return f"{phase}, {status['done']} of {status['of']} {COUNTED[phase]}{rate}"
 
 
 def _restart(row: dict) -> str:

@@ -46,8 +46,13 @@ class RunProgress:
         return self.rows[-1]["step"] if self.rows else 0
 
     @property
+    def status(self) -> dict:
+        """The phase under way and, in a long one, how far it has come (training/pulse.py)."""
+        return self.run.status()
+
+    @property
     def phase(self) -> str:
-        return self.run.status().get("phase", "starting")
+        return self.status.get("phase", "starting")
 
     def reward(self) -> float | None:
         """Mean over the last few steps."""

@@ -1,9 +1,12 @@
 """Which overlays `./run train` takes by itself, and that what it takes fits the card by the memory plan."""
 
+from pathlib import Path
+
 import pytest
 
 from areal_gsm8k.config import defaults, recipes
 from areal_gsm8k.config.compose import make_plan
+from areal_gsm8k.paths import CONFIGS
 from areal_gsm8k.plan.memory import CardMemory, model_config, plan_for
 
 # GiB that nvidia-smi reports for a card sold as 24 GB (L4, RTX 4090), 16 (T4, RTX 4080), 12, 8 and 80 GB (H100)
@@ -93,3 +96,33 @@ def test_train_says_why_it_takes_the_cpu_recipe(machine, tmp_path, monkeypatch):
     assert taken()[0] == ["cpu"] and taken()[1].startswith("nvidia-smi lists no GPU (./run doctor says why): using")
     machine(24.0, variable="7")
     assert taken()[0] == ["cpu"] and "CUDA_VISIBLE_DEVICES=7 leaves none of this machine's 1 GPUs" in taken()[1]
+
+
+def test_a_models_overlay_gets_the_scale_of_a_cpu_where_there_is_no_gpu(machine):
+    model, scale = Path("configs/models/qwen2.5-0.5b.yaml"), CONFIGS / "scales" / "cpu.yaml"
+    machine()
+    files, why = defaults.with_scale([model], ["actor.lr=1e-5"])
+    assert files == [model, scale] and "adding configs/scales/cpu.yaml" in why
+    assert make_plan(files, [], gpus=0).allocation.rollout.backend == "embedded"
+    assert defaults.with_scale([Path("qwen2.5-0.5b")], [])[0][1:] == [scale]  # by its name
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides"),
+    [
+        (["configs/models/qwen2.5-0.5b.yaml", "configs/scales/24gb.yaml"], []),
+        (["configs/cpu.yaml"], []),
+        (["configs/models/qwen2.5-0.5b.yaml"], ["scheduler.type=slurm"]),
+        (["configs/models/qwen2.5-0.5b.yaml"], ["allocation_mode=sglang.d1+d1"]),
+        (["no-such-file"], []),
+    ],
+)
+def test_no_scale_is_added_where_the_user_chose(machine, files, overrides):
+    machine()
+    assert defaults.with_scale([Path(file) for file in files], overrides) == ([Path(file) for file in files], "")
+
+
+def test_no_scale_is_added_with_a_gpu(machine):
+    machine(24.0)
+    model = Path("configs/models/qwen2.5-0.5b.yaml")
+    assert defaults.with_scale([model], []) == ([model], "")

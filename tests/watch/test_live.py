@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from areal_gsm8k.cli import app
 from areal_gsm8k.runs.files import append_lines, write_atomically
 from areal_gsm8k.runs.run import COLLAPSED, FINISHED, STOPPED, Run
+from areal_gsm8k.watch import live
 from areal_gsm8k.watch.live import LiveView
 from areal_gsm8k.watch.overview import Overview
 from areal_gsm8k.watch.progress import RunProgress
@@ -183,3 +184,39 @@ def test_ctrl_c_ends_the_view_and_leaves_the_run_alone(tmp_path, monkeypatch):
     seen = watch(run.root)
     assert seen.exit_code == 0 and "the runs go on" in seen.output
     assert before == {file: file.stat().st_mtime_ns for file in run.root.rglob("*")}
+
+
+def test_within_a_long_phase_a_line_every_half_minute(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    run, console = started(tmp_path / "r"), plain()
+    with LiveView(run, console) as view:
+        for second in range(0, 101, 5):
+            now[0] = 1000.0 + second
+            run.set_status("rollout", step=1, done=second // 10, of=16, tokens_per_second=62)
+            view.update()
+        run.set_status("training", step=1, done=1, of=3)
+        now[0] += 5
+        view.update()
+        now[0] += 31
+        view.update()
+    said = [text.split(" ", 1)[1] for text in console.file.getvalue().splitlines()]
+    assert said == [
+        "step 1: rollout, 3 of 16 samples, 62 tokens/s",
+        "step 1: rollout, 6 of 16 samples, 62 tokens/s",
+        "step 1: rollout, 9 of 16 samples, 62 tokens/s",
+        "step 1: training, 1 of 3 microbatches",
+    ]
+
+
+def test_a_terminal_shows_how_far_the_phase_has_come_and_parts_that_add_up(tmp_path):
+    run = started(tmp_path / "r")
+    rows = [row | {"time/step": 10.0, "time/rollout": 4.0, "time/train": 3.0, "time/reference": 1.5} for row in LEARNING[:3]]
+    append_lines(run.metrics, rows)
+    run.set_status("evaluating", step=2, done=7, of=400)
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with LiveView(run, console) as view:
+        view.update()
+    shown = console.file.getvalue()
+    assert "evaluating, 7 of 400 answers" in shown
+    assert "rollout 4.00  reference 1.50  train 3.00  rest 1.50" in shown
