@@ -31,9 +31,11 @@ NEVER_STALE = int(1e12)
 
 
 def _never() -> bool:
-    """What AReaL's `agenerate` hears when it asks whether rollouts are paused. A completion that a weight update cut short
-    would sleep 0.5 s, three steps of the tiny recipe, and be too old for its batch and the next. It asks on at once, and
-    its server holds the request while generation is paused, as SGLang, vLLM and the embedded server do.
+    """What AReaL's `agenerate` hears when it asks whether rollouts are paused.
+
+    A completion that a weight update cut short would sleep 0.5 s, three steps of the tiny recipe, and be too old for
+    its batch and the next. It asks on at once, and its server holds the request while generation is paused, as SGLang,
+    vLLM and the embedded server do.
     """
     return False
 
