@@ -146,8 +146,9 @@ class PackedActor(FSDPPPOActor):
         - saving: the new folder is not named before it is whole, so the restarted server has the old weights. The
           server cannot miss the update, which ends only when every server has loaded the new weights.
         - from there to the end of the update: the restarted server has the new weights, perhaps loads them again, and
-          is not paused. Nobody asks it for a completion: AReaL paused the rollouts of every rank before the update
-          (the save ends in a barrier) and goes on after the version was counted up.
+          is not paused. AReaL starts no completion then: it paused the rollouts of every rank before the update (the
+          save ends in a barrier) and goes on after the version was counted up. One that the server's death cut short
+          asks again, and its tokens pass for the old version's (training/weight_versions.py), the safe side.
         The older folder goes when all servers have the new one: no server can then be starting from the older folder.
         """
         meta = replace(meta, clear_checkpoint_after_load=False, use_lora=False)  # the folder holds a whole model

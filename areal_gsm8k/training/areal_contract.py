@@ -76,7 +76,10 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "areal.infra.workflow_executor": {
-        "WorkflowExecutor": ("dispatcher", "runner", "staleness_manager", "data_generator"),
+        "WorkflowExecutor": (
+            "dispatcher", "runner", "staleness_manager", "data_generator",
+            "is_paused",  # asked by `agenerate` alone
+        ),
         "BatchTaskDispatcher": (
             "submit_task_input",
             "_active_task_ids",  # their number is that of the prompts under way

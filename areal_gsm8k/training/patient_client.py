@@ -67,9 +67,7 @@ class Attempts:
 class PatientClient(VersionedClient):
     """AReaL's client, with its requests repeated here: AReaL itself makes each once.
 
-    A completion that met a dead server therefore starts again at the top of `agenerate`, which waits while rollouts are
-    paused. The wait keeps versions right: from the save of new weights until the trainer counts them as its version
-    nobody asks for a completion, and a server restarted in between may already serve the new ones.
+    A completion that met a dead server starts again from its prompt, at the top of `agenerate`.
     """
 
     def __init__(self, config: InferenceEngineConfig, backend, patience: float):

@@ -30,6 +30,16 @@ POLL_SECONDS = 0.002
 NEVER_STALE = int(1e12)
 
 
+def _never() -> bool:
+    """What AReaL's `agenerate` hears when it asks whether rollouts are paused.
+
+    A completion that a weight update cut short would sleep 0.5 s, three steps of the tiny recipe, and be too old for
+    its batch and the next. It asks on at once, and its server holds the request while generation is paused, as SGLang,
+    vLLM and the embedded server do.
+    """
+    return False
+
+
 class NoSignal(RuntimeError):
     """Batch after batch, every group was rejected; the message gives the likely reasons."""
 
@@ -81,6 +91,7 @@ class Rollouts(RunsAhead, PatientClient):
         super().initialize(*args, **kwargs)
         runner = self.workflow_executor.runner
         runner.poll_sleep_time = runner.poll_wait_time = POLL_SECONDS
+        self.workflow_executor.is_paused = _never
 
     def load(self, model: str) -> None:
         """Every server serves the model in this folder, or of this hub name, once this returns."""

@@ -1,17 +1,19 @@
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("areal", reason="areal is not installed")
 
 import torch
-from areal.api.cli_args import InferenceEngineConfig
-from areal.infra import RolloutController
+from areal.api import ModelRequest
+from areal.api.cli_args import GenerationHyperparameters, InferenceEngineConfig
+from areal.infra import RolloutController, remote_inf_engine, workflow_context
 from areal.infra.remote_inf_engine import RemoteInfEngine
 
 from areal_gsm8k.runs.records import given_up
 from areal_gsm8k.training.controller import RolloutsController
-from areal_gsm8k.training.rollouts import NoSignal, Rollouts
+from areal_gsm8k.training.rollouts import NoSignal, Rollouts, SGLangRollouts
 
 
 def group(first_id: int) -> dict:
@@ -44,6 +46,37 @@ def client(monkeypatch):
         return bare
 
     return make
+
+
+def test_a_completion_that_an_update_cut_short_asks_on_at_once(monkeypatch):
+    def initialize(self, *args, **kwargs):
+        self._workflow_executor = SimpleNamespace(is_paused=lambda: True, runner=SimpleNamespace())
+
+    monkeypatch.setattr(RemoteInfEngine, "initialize", initialize)
+    config = InferenceEngineConfig(backend="sglang:d1", experiment_name="e", trial_name="t")
+    client, asked = SGLangRollouts(config), []
+    client.addresses = ["server:1"]
+    client.initialize()
+    ends = iter(["abort", "stop"])
+
+    async def request(payload, **_):
+        asked.append(payload["input_ids"])
+        token = [[-0.5, 7, None]]
+        return {"meta_info": {"finish_reason": {"type": next(ends)}, "output_token_logprobs": token}}
+
+    async def session():
+        return None
+
+    def sleep(seconds):
+        raise AssertionError(f"it sleeps {seconds} s")
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(remote_inf_engine, "arequest_with_retry", request)
+    monkeypatch.setattr(workflow_context, "get_aiohttp_session", session)
+    wanted = GenerationHyperparameters(max_new_tokens=8, max_tokens=64)
+    completion = asyncio.run(client.agenerate(ModelRequest(input_ids=[1, 2], gconfig=wanted)))
+    assert completion.output_tokens == [7, 7]
+    assert asked == [[1, 2], [1, 2, 7]]
 
 
 class Loader:
