@@ -1,5 +1,6 @@
-"""The overlays that `./run train` chooses by itself, those that suit this machine: all of them without --config, and the
-scale of a CPU for a model's overlay where there is no GPU.
+"""The overlays that `./run train` chooses by itself, to suit this machine.
+
+Without --config it chooses all of them; for a model's overlay alone, where there is no GPU, the scale of a CPU.
 
 ./run train --dry-run                                           # names them
 ./run train --config configs/models/qwen2.5-0.5b.yaml --dry-run

@@ -57,8 +57,8 @@ def check_memory(plan: Plan) -> None:
     if found and not found.fits:
         needs, path = found.fullest.total / GIB, plan.get("actor.path")
         raise ConfigError(
-            f"actor.path={path!r} needs {needs:.1f} GiB of RAM; this machine has {memory / GIB:.1f}. Settings with which "
-            "it fits, if there are any: `gsm8k plan --fit` with the same arguments; else a smaller model."
+            f"actor.path={path!r} needs {needs:.1f} GiB of RAM; this machine has {memory / GIB:.1f}. Settings with "
+            "which it fits, if there are any: `gsm8k plan --fit` with the same arguments; else a smaller model."
         )
 
 

@@ -36,8 +36,8 @@ from areal_gsm8k.watch.live import LiveView
 POLL_SECONDS = 0.25
 # Durations of the tiny recipe, measured on 2 cores: see docs/verification.md.
 WARM_START_SECONDS, START_SECONDS, SAMPLE_SECONDS = 70, 15, 0.004
-# A real model's step on 2 cores, for each token of a full batch and each billion parameters: 65 to 85 s with the 0.5B of
-# configs/scales/cpu.yaml, by the machine (docs/performance.md).
+# A real model's step on 2 cores, for each token of a full batch and each billion parameters: 65 to 85 s with the 0.5B
+# of configs/scales/cpu.yaml, by the machine (docs/performance.md).
 REAL_SECONDS = 0.037
 
 
@@ -151,7 +151,7 @@ def _announcement(plan: Plan, run: Run, steps: int, done: int) -> str:
         takes = f"about {max(1, round(seconds / 60))} minutes on 2 cores"
     elif billions := readiness.parameters_on_cpu(plan) / 1e9:
         seconds = REAL_SECONDS * billions * batch * group * plan.get("gconfig.max_new_tokens")
-        takes = f"a step takes about {max(1, round(seconds / 10)) * 10} s on 2 cores; the time left is shown after the first"
+        takes = f"a step takes about {max(1, round(seconds / 10)) * 10} s on 2 cores; {takes}"
     return (
         f"{f'Going on after step {done}: ' if done else ''}"
         f"GRPO on {plan.get('train_dataset.path')} with {model}: {steps} steps of {batch} problems x {group} "

@@ -211,7 +211,9 @@ def test_within_a_long_phase_a_line_every_half_minute(tmp_path, monkeypatch):
 
 def test_a_terminal_shows_how_far_the_phase_has_come_and_parts_that_add_up(tmp_path):
     run = started(tmp_path / "r")
-    rows = [row | {"time/step": 10.0, "time/rollout": 4.0, "time/train": 3.0, "time/reference": 1.5} for row in LEARNING[:3]]
+    rows = [
+        row | {"time/step": 10.0, "time/rollout": 4.0, "time/train": 3.0, "time/reference": 1.5} for row in LEARNING[:3]
+    ]
     append_lines(run.metrics, rows)
     run.set_status("evaluating", step=2, done=7, of=400)
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
