@@ -49,13 +49,19 @@ def check_model(plan: Plan, ask_hub: bool = True) -> None:
         plan.environment["HF_HUB_OFFLINE"] = "1"
 
 
-def check_memory(plan: Plan) -> None:
-    """A real model that is trained on the CPU must fit this machine's RAM, by the memory plan. Raises ConfigError."""
+def check_memory(plan: Plan, ask_hub: bool = True) -> None:
+    """A real model that is trained on the CPU must fit this machine's RAM, by the memory plan. Raises ConfigError.
+
+    Without `ask_hub` a model that is neither a folder nor in our table of well-known ones passes.
+    """
+    path = plan.get("actor.path")
+    if not (ask_hub or Path(path).is_dir() or path in model_config.known()):
+        return
     machine = Machine()
     memory = min(machine.memory, machine.memory_limit or machine.memory)
     found = _plan_on_cpu(plan, memory)
     if found and not found.fits:
-        needs, path = found.fullest.total / GIB, plan.get("actor.path")
+        needs = found.fullest.total / GIB
         raise ConfigError(
             f"actor.path={path!r} needs {needs:.1f} GiB of RAM; this machine has {memory / GIB:.1f}. Settings with "
             "which it fits, if there are any: `gsm8k plan --fit` with the same arguments; else a smaller model."

@@ -51,12 +51,12 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
         plan = _plan(config_files, overrides, resumed, console)
         readiness.choose_gpus(plan)
         readiness.check_model(plan, ask_hub=not dry_run)
+        readiness.check_memory(plan, ask_hub=not dry_run)
         if dry_run:
             file = plan.run_dir.with_name(f"{plan.run_dir.name}.dry-run.yaml")
             compose.write(plan, file)
             _say(console, f"Resolved configuration written to {file}; nothing was started.")
             return 0
-        readiness.check_memory(plan)
         readiness.check_reward(plan)
         steps = readiness.count_steps(plan)
         run, step = _open(plan, resumed, console)

@@ -1,9 +1,12 @@
 """`./run train --dry-run` looks at what can be looked at here without asking anyone."""
 
+import json
+
 import pytest
 
 from areal_gsm8k.launch import readiness, train
-from areal_gsm8k.paths import BASE, CPU_OVERLAY
+from areal_gsm8k.paths import BASE, CPU_OVERLAY, PROJECT
+from areal_gsm8k.plan.memory import model_config
 
 
 @pytest.fixture
@@ -21,6 +24,17 @@ def dry_run(tmp_path, monkeypatch):
 def test_a_model_that_is_not_there(dry_run, capsys):
     assert dry_run(CPU_OVERLAY, "actor.path=/no/such/folder") == (2, False)
     assert "actor.path='/no/such/folder': no config.json there" in capsys.readouterr().out
+
+
+def test_a_model_that_does_not_fit_the_ram(dry_run, tmp_path, capsys):
+    config, _ = model_config.read("Qwen/Qwen2.5-7B-Instruct")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2000}))
+    model = PROJECT / "configs" / "models" / "qwen2.5-7b.yaml"
+    assert dry_run(model, f"actor.path={tmp_path}") == (2, False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "GiB of RAM; this machine has" in told and "gsm8k plan --fit" in told
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "hidden_size": 64}))
+    assert dry_run(model, f"actor.path={tmp_path}", "gconfig.max_new_tokens=64")[0] == 0
 
 
 def test_the_hub_is_not_asked(dry_run, monkeypatch):
