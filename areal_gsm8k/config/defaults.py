@@ -84,7 +84,7 @@ def of_this_machine() -> tuple[list[Path], list[str], str]:
 def with_scale(config_files: list[Path], overrides: list[str]) -> tuple[list[Path], str]:
     """These overlays, with the scale of a CPU when they are models only and no GPU is here; and the reason, or ""."""
     listed, variable = nvidia.listed(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    places = {located.parent for file in config_files if (located := recipes.locate(file))}
+    places = {located.resolve().parent for file in config_files if (located := recipes.locate(file))}
     elsewhere = any(override.split("=")[0] in WHERE for override in overrides)
     if places != {CONFIGS / "models"} or elsewhere or nvidia.visible([gpu.uuid for gpu in listed], variable):
         return config_files, ""

@@ -30,8 +30,9 @@ CPU = {
     # Threads that wait must not spin: server and trainer use the same cores, in turns or side by side.
     "OMP_WAIT_POLICY": "PASSIVE",
     # A step allocates many times the memory it holds, and by default the kernel gives every large tensor new pages and
-    # clears them: a quarter of a 0.5B's step. So glibc is to keep what was freed, and PyTorch to take large pages.
-    "MALLOC_MMAP_MAX_": "0",
+    # clears them: a quarter of a 0.5B's step. So glibc is to keep what was freed, except the largest blocks, between
+    # which ever larger holes would stay; and PyTorch is to take large pages. After a step training/heap.py gives back.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that glibc allows
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "THP_MEM_ALLOC_ENABLE": "1",
     "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU

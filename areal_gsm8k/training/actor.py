@@ -35,12 +35,13 @@ from areal.utils.data import tensor_container_to
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
-from areal_gsm8k.training import attention, lora, packing, weights
+from areal_gsm8k.training import attention, heap, lora, packing, weights
 from areal_gsm8k.training.batch_rows import logprob_gaps, sample_rows
 from areal_gsm8k.training.controller import ActorController
 from areal_gsm8k.training.logprob_head import LogprobHead
 from areal_gsm8k.training.ranks import Ranks
 
+LARGE = 50_000_000  # parameters: smaller models free too little in a step to be worth giving back
 MASKS_FROM_POSITIONS = ("sdpa", "eager")  # attention kernels that take a mask; flash attention takes cu_seqlens
 
 
@@ -48,6 +49,7 @@ class PackedActor(FSDPPPOActor):
     config: PPOActorConfig
     model: Any  # a transformers model, under PEFT and FSDP
     rollout_engine: Any  # training/rollouts.py
+    gives_back = False  # whether a step's free memory goes back to the system
     load_later = False  # servers are off the GPU during updates (training/colocation.py): only save
 
     def __init__(self, config: PPOActorConfig):
@@ -71,6 +73,7 @@ class PackedActor(FSDPPPOActor):
         config = self.model.config
         if not hasattr(config, "num_key_value_heads") and not hasattr(config, "text_config"):
             config.num_key_value_heads = config.num_attention_heads  # AReaL reads it; GPT-Neo has one a head
+        self.gives_back = self.device.type == "cpu" and self.model.num_parameters() >= LARGE
         if self._can_pack():
             self.model.set_attn_implementation(attention.NAME)
             self.head = LogprobHead.in_place_of(self.model, self.config.temperature)
@@ -265,6 +268,8 @@ class PackedActor(FSDPPPOActor):
     @override
     def ppo_update(self, *args, **kwargs) -> None:
         super().ppo_update(*args, **kwargs)
+        if self.gives_back:
+            heap.give_back()
         self.on_update([row | self.gaps.get(row["id"], {}) for row in self._batch_rows])
 
     def _shuffled(self, groups: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
