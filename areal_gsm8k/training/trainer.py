@@ -60,7 +60,7 @@ class GSM8KTrainer(PPOTrainer):
         self.colocated, self.turns = config.takes_turns, colocation.Turns()
         self.recovered = recovery_points.find(self.run, self.rank)
         self.pulse = Pulse(self.run, functools.partial(progress, self))
-        self.dev_rows = len(valid_dataset)
+        self.dev_rows = len(valid_dataset or ())
         self.status("loading the model")
         if self.colocated:
             colocation.release_servers()
