@@ -99,7 +99,10 @@ class Settings:
         "0 it is kept anyway, and the KL taken from the reward of every step.",
     )
     kl_steps: int = _explained(10, "With kl_reference: measure the KL in the first step and then every so many steps.")
-    preflight: bool = _explained(True, "Sample 32 training prompts before step 1; no signal at all: do not start.")
+    preflight: bool = _explained(
+        True, "Sample training prompts before step 1, n_samples completions each; no signal at all: do not start."
+    )
+    preflight_prompts: int = _explained(32, "How many prompts the preflight samples: the first of the training rows.")
     report: bool = _explained(True, "Write report.html when the run is done, as `gsm8k report` does at any time.")
     hang_seconds: int = _explained(
         1800, "Stop the run, with the stacks of its processes, when its phase has not changed for this many seconds."

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from areal_gsm8k.data.prompts import FORMATS
-from areal_gsm8k.evaluation.settings import ENGINES
+from areal_gsm8k.evaluation.settings import DTYPES, ENGINES
 
 if TYPE_CHECKING:
     from areal_gsm8k.evaluation import Card, Evaluation
 
 EngineName = StrEnum("EngineName", {name: name for name in ENGINES})
+DtypeName = StrEnum("DtypeName", {name: name for name in DTYPES})
 Format = StrEnum("Format", {name: name for name in FORMATS})
 SplitName = StrEnum("SplitName", {name: name for name in ("train", "dev", "test")})
 
@@ -49,6 +50,9 @@ def evaluate(
         EngineName, typer.Option(help="auto: embedded on a CPU, sglang where it is installed with a GPU, else hf.")
     ] = EngineName.auto,
     url: Annotated[str | None, typer.Option(help="Ask the SGLang or vLLM server there; start none.")] = None,
+    dtype: Annotated[
+        DtypeName, typer.Option(help="auto: float32 on a CPU, where bfloat16 is faster; the model's own on a GPU.")
+    ] = DtypeName.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Completions under way at once.")] = 64,
     # the output
     output_dir: Annotated[

@@ -57,7 +57,8 @@ def _mistakes(values: dict, alloc: Allocation) -> Iterator[str]:
     """The mistakes, one or two sentences each; a generator, so nothing behind the first is looked at or worded."""
     batch, ranks = values["train_dataset"]["batch_size"], alloc.train.data
     gconfig, actor = values["gconfig"], values["actor"]
-    for key in ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size"):
+    sizes = ("data.train_rows", "data.dev_rows", "train_dataset.batch_size", "valid_dataset.batch_size")
+    for key in (*sizes, "preflight_prompts"):
         if (size := lookup(values, key)) is not None and size < 1:
             yield f"{key}={size}: at least 1."
         if key.endswith("batch_size") and size is not None and size % ranks:

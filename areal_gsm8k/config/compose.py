@@ -19,12 +19,13 @@ from areal_gsm8k.config import allocation, checks, recipes, tracking
 from areal_gsm8k.config.allocation import Allocation
 from areal_gsm8k.config.schema import ConfigError, check_keys
 from areal_gsm8k.dotted_keys import lookup
-from areal_gsm8k.paths import BASE, PROJECT
+from areal_gsm8k.paths import BASE, CONFIGS, PROJECT
 from areal_gsm8k.runs.files import write_atomically
 from areal_gsm8k.settings import Settings
 from areal_gsm8k.sft import tiny
 
 ALIASES = {"actor.lr": "actor.optimizer.lr"}
+MODELS = CONFIGS / "models"
 MEASURE_ONLY = 1e-8  # actor.kl_ctl too small for any effect on the reward
 TINY = "tiny"  # actor.path of the model made from scratch
 NAMED_SECTIONS = ("rollout", "actor", "ref", "saver", "recover", "evaluator", "stats_logger")
@@ -41,6 +42,7 @@ class Plan:
     run_dir: Path
     start_model: Path | None = None  # set when actor.path was `tiny`: the folder to make before training
     environment: dict[str, str] = field(default_factory=dict)  # secrets and the like: passed to children, never written
+    recipe_model: str | None = None  # what an overlay of configs/models names, whatever actor.path became
 
     def get(self, key: str):
         """The value at a dotted key; None when it is not set."""
@@ -57,8 +59,9 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
     """
     OmegaConf.register_new_resolver("share", lambda part, whole: int(part * whole), replace=True)
     overlays = [_locate(file) for file in config_files]
-    sources = [_read_yaml(BASE)]
-    sources += [_read_yaml(file) for file in overlays if file.resolve() != BASE]
+    read = {file: _read_yaml(file) for file in overlays if file.resolve() != BASE}
+    sources = [_read_yaml(BASE), *read.values()]
+    named = [lookup(values, "actor.path") for file, values in read.items() if file.resolve().parent == MODELS]
     sources.append(read_overrides(overrides))
     try:
         _complete_allocations(sources)
@@ -80,7 +83,7 @@ def make_plan(config_files: list[Path], overrides: list[str], gpus: int) -> Plan
         raise ConfigError(f"{getattr(broken, 'full_key', None) or 'configuration'}: {broken.msg}") from None
     checks.check_values(values, alloc)
     environment |= tracking.prepare(values["stats_logger"], run_dir, environment)
-    return Plan(values, alloc, run_dir, start_model, environment)
+    return Plan(values, alloc, run_dir, start_model, environment, named[-1] if named else None)
 
 
 def _locate(file: Path) -> Path:

@@ -58,6 +58,7 @@ class Card:
     pass_at_k: dict[str, float] | None  # unbiased, for 1, 2, 4, ... and k samples
     intervals: dict[str, tuple[float, float]]
     test_openings: int | None  # how often this test split was opened until now; None for train and dev
+    dtype: str = "auto"  # of weights and arithmetic; auto: as the engine or the server chose
 
     def write(self, folder: Path) -> Path:
         file = folder / ("generation.json" if self.accuracy is None else "evaluation.json")

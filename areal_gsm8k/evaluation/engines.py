@@ -34,6 +34,15 @@ def choose(settings: EvaluationSettings) -> str:
     return "sglang" if device == "cuda" and find_spec("sglang") else "hf"
 
 
+def dtype(kind: str, settings: EvaluationSettings) -> str:
+    """The dtype that "auto" means for the engine here, as far as this process decides it; any other is itself."""
+    if settings.dtype != "auto" or kind not in ("hf", "embedded") or settings.url:
+        return settings.dtype
+    from areal_gsm8k.sft.loop import pick_device
+
+    return "float32" if pick_device("auto") == "cpu" else "auto"
+
+
 @contextmanager
 def opened(kind: str, model: Model, settings: EvaluationSettings, log: Path) -> Iterator[CompletionEngine]:
     """The engine, ready to answer; a server that is started ends with the block. Raises EvaluationError, ChildDied."""
@@ -48,7 +57,7 @@ def opened(kind: str, model: Model, settings: EvaluationSettings, log: Path) -> 
         if settings.url:
             yield Client(kind, settings.url, model, settings)
         else:
-            with started(kind, model, log, settings.batch_size) as server:
+            with started(kind, model, log, settings.batch_size, settings.dtype) as server:
                 yield Client(kind, server.url, model, settings, server.check)
 
 

@@ -83,10 +83,11 @@ class Evaluation:
     def identity(self) -> dict:
         """Everything the completions and verdicts depend on; it must agree before an evaluation goes on in a folder."""
         settings = asdict(self.settings)
-        for irrelevant in ("engine", "url", "batch_size"):
+        for irrelevant in ("url", "batch_size"):
             del settings[irrelevant]
         return settings | {
             "engine": self.engine,
+            "dtype": engines.dtype(self.engine, self.settings),
             "served_model": self.served_model,
             "model_checksum": self.model.checksum,
             "split": self.items.split,

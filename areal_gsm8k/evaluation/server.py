@@ -25,21 +25,21 @@ WATCHED = (
 class ForeignServer(ServerProcess):
     """SGLang's or vLLM's own server, of an installed package, on one GPU; waited for and stopped as ours is."""
 
-    def __init__(self, kind: str, folder: Path, log: Path):
+    def __init__(self, kind: str, folder: Path, log: Path, dtype: str):
         self.host, self.port = "127.0.0.1", free_port()
         command = [sys.executable, "-c", WATCHED, MODULES[kind], *OPTIONS[kind], str(folder)]
-        command += ["--host", self.host, "--port", str(self.port)]
+        command += ["--host", self.host, "--port", str(self.port), "--dtype", dtype]
         path = os.pathsep.join(filter(None, [IMPORTABLE, os.environ.get("PYTHONPATH")]))
         Child.__init__(self, f"{kind} server", command, log, {"PYTHONPATH": path})
 
 
-def started(kind: str, model: Model, log: Path, max_running_requests: int) -> ServerProcess:
+def started(kind: str, model: Model, log: Path, max_running_requests: int, dtype: str) -> ServerProcess:
     """A healthy server for a `with` block. Raises ChildDied when it ends before, TimeoutError after half an hour."""
     if kind == "embedded":
-        options = {"max_running_requests": max_running_requests, "threads": model.cpu_threads}
+        options = {"max_running_requests": max_running_requests, "threads": model.cpu_threads, "dtype": dtype}
         server = ServerProcess(model.folder, log, name="embedded server", **options)
     else:
-        server = ForeignServer(kind, model.folder, log)
+        server = ForeignServer(kind, model.folder, log, dtype)
     try:
         server.wait_healthy(START_SECONDS)
     except BaseException:

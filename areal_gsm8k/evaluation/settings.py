@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from areal_gsm8k.data.prompts import answer_format_named
 
 ENGINES = ("auto", "hf", "embedded", "sglang", "vllm")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class EvaluationError(ValueError):
@@ -28,6 +29,7 @@ class EvaluationSettings:
     seed: int = 0  # of sampling; greedy completions do not depend on it
     engine: str = "auto"  # one of ENGINES
     url: str | None = None  # a server that runs already; then nothing is started
+    dtype: str = "auto"  # of weights and arithmetic; auto: float32 on a CPU, the model's own on a GPU
     batch_size: int = 64  # completions under way at once
 
     def __post_init__(self):
@@ -37,6 +39,10 @@ class EvaluationSettings:
             raise EvaluationError(str(error)) from None
         if self.engine not in ENGINES:
             raise EvaluationError(f"engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
+        if self.dtype not in DTYPES:
+            raise EvaluationError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+        if self.url and self.dtype != "auto":
+            raise EvaluationError(f"url names a server, which has its dtype already; leave dtype={self.dtype} out")
         if self.url and self.engine == "hf":
             raise EvaluationError(
                 "url names a server, and the engine hf asks none; use sglang or vllm, or leave url out"

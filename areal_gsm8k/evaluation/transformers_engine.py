@@ -35,11 +35,12 @@ from areal_gsm8k.sft.loop import pick_device
 RANDOM_STATE = threading.Lock()  # torch has one for all; models that sample in threads take turns
 
 
-def load(folder: Path):
-    """The folder's causal language model, float32 on a CPU, its own type on a GPU. Raises EvaluationError."""
+def load(folder: Path, dtype: str = "auto"):
+    """The folder's causal language model; dtype auto: float32 on a CPU, its own on a GPU. Raises EvaluationError."""
     logging.disable_progress_bar()
     device = pick_device("auto")
-    dtype = torch.float32 if device == "cpu" else "auto"
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -53,7 +54,7 @@ class TransformersEngine:
     def __init__(self, model: Model, settings: EvaluationSettings):
         """Raises EvaluationError when transformers cannot load it as a causal language model."""
         self.tokenizer, self.settings = model.tokenizer, settings
-        self.model = load(model.folder)
+        self.model = load(model.folder, settings.dtype)
         self.stop_ids = configured_stop_ids(self.model) | set(stop_ids(self.tokenizer))
         pad = self.tokenizer.pad_token_id
         self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)  # masked, and cut off behind a stop

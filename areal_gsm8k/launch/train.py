@@ -23,7 +23,7 @@ from areal_gsm8k.config import compose, defaults
 from areal_gsm8k.config.compose import Plan
 from areal_gsm8k.config.schema import ConfigError
 from areal_gsm8k.data import problems
-from areal_gsm8k.launch import readiness, resume
+from areal_gsm8k.launch import model_folder, readiness, resume
 from areal_gsm8k.launch.processes import processes
 from areal_gsm8k.machine import nvidia
 from areal_gsm8k.report import plots, summary
@@ -51,6 +51,7 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
         plan = _plan(config_files, overrides, resumed, console)
         readiness.choose_gpus(plan)
         readiness.check_model(plan, ask_hub=not dry_run)
+        model_folder.check(plan)
         readiness.check_memory(plan, ask_hub=not dry_run)
         if dry_run:
             file = plan.run_dir.with_name(f"{plan.run_dir.name}.dry-run.yaml")
@@ -224,10 +225,12 @@ def _finish(plan: Plan, run: Run, console: Console) -> None:
         "command": launches[0]["command"],
         "resumed_after": [launch["step"] for launch in launches[1:]],
     }
-    result = summary.build(run, facts)
+    evaluated = plan.get("evaluator.freq_steps") != 0
+    result = summary.build(run, facts) if evaluated else summary.without_evaluations(run, facts)
     summary.write(run, result)
     picture = plots.draw(run)
-    console.print(summary.table(result))
+    if evaluated:
+        console.print(summary.table(result))
     if plan.start_model:
         _say(
             console,

@@ -40,8 +40,16 @@ def build(run: Run, facts: dict) -> dict:
     summary["gained"], summary["lost"] = gained_lost(*right)
     rates = (Rates(*(summary[f"{name}_{when}"] for name in SPLIT)) for when in ("before", "after"))
     summary["gain_split"] = gain_split(*rates)._asdict()
-    summary["server_restarts"] = len(read_lines(run.restarts)[0])
-    return summary | {"grader": GRADER_VERSION} | facts
+    return summary | _common(run) | facts
+
+
+def without_evaluations(run: Run, facts: dict) -> dict:
+    """The summary of a finished run that never evaluates."""
+    return {"steps": run.read_metrics()[-1]["step"]} | _common(run) | facts
+
+
+def _common(run: Run) -> dict:
+    return {"server_restarts": len(read_lines(run.restarts)[0]), "grader": GRADER_VERSION}
 
 
 def write(run: Run, summary: dict) -> None:

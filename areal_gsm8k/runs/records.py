@@ -94,12 +94,12 @@ class RecordReader:
                 self._collect()
             return [self._waiting.pop(i) for i in ids]
 
-    def count(self, evaluation: bool) -> int:
-        """Records that wait to be taken: of finished samples that a step may consume, or of an evaluation."""
+    def count(self, evaluation: bool, rejected: bool = False) -> int:
+        """Records that wait to be taken: of an evaluation, or of training; rejected or failed samples if asked for."""
         with self._lock:
             self._collect()
             rows = [row for row in self._waiting.values() if bool(row.get("evaluation")) == evaluation]
-            return sum(evaluation or not (row["id"] in self._rejects or row.get("error")) for row in rows)
+            return sum(evaluation or rejected or not (row["id"] in self._rejects or row.get("error")) for row in rows)
 
     def take_rejected(self) -> list[dict]:
         """Records that no step will consume: their own error, or the reason their group was rejected."""

@@ -31,6 +31,7 @@ from areal_gsm8k.sft import loop
 
 Format = StrEnum("Format", {name: name for name in FORMATS})
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
+Dtype = StrEnum("Dtype", {name: name for name in loop.DTYPES})
 MAY_CHANGE = ("max_time", "device", "checkpoint_steps")  # between a training and its --resume
 
 
@@ -61,9 +62,11 @@ def command(train: Callable[..., dict], method: str) -> Callable[..., None]:
         lr: Annotated[
             float, typer.Option(min=0.0, help="Highest learning rate; warm-up, then cosine to a tenth.")
         ] = 1e-5,
-        device: Annotated[
-            Device, typer.Option(help="auto takes cuda, then mps, then cpu. bf16 on GPUs that have it, else float32.")
-        ] = Device.auto,
+        device: Annotated[Device, typer.Option(help="auto takes cuda, then mps, then cpu.")] = Device.auto,
+        dtype: Annotated[
+            Dtype,
+            typer.Option(help="Of products. auto: bfloat16 on GPUs made for it, else float32; CPUs may have it too."),
+        ] = Dtype.auto,
         seed: Annotated[int, typer.Option(help="Decides the order of the problems.")] = 0,
         # what is kept
         resume: Annotated[
@@ -86,6 +89,7 @@ def command(train: Callable[..., dict], method: str) -> Callable[..., None]:
             batch_size=batch_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
             device=device.value,
+            dtype=dtype.value,
             seed=seed,
             checkpoint_steps=checkpoint_steps,
         )

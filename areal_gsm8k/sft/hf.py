@@ -47,7 +47,7 @@ def train(
     arguments = TrainingArguments(
         output_dir=str(folder / "recovery"),
         use_cpu=device == "cpu",
-        bf16=loop.in_bf16(device),
+        bf16=loop.in_bf16(device, settings.dtype),
         seed=settings.seed,
         max_steps=loop.updates(settings, examples),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,

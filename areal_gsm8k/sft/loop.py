@@ -23,6 +23,7 @@ from areal_gsm8k.runs import checkpoints, recovery
 from areal_gsm8k.runs.run import Run
 
 ALL_DONE = "all steps done"
+DTYPES = ("auto", "float32", "bfloat16")
 WINDOW = 16  # batches sorted by length together: the padding goes, the order stays nearly random
 
 
@@ -50,6 +51,7 @@ class SFTSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     device: str = "auto"  # or "cpu", "cuda", "mps"
+    dtype: str = "auto"  # of products; or "float32", "bfloat16"
     seed: int = 0  # decides the order of the examples, and what dropout drops
     checkpoint_steps: int = 100  # updates between two recovery points, where a folder for them is given
 
@@ -90,13 +92,18 @@ def pick_device(name: str) -> str:
     return name
 
 
-def in_bf16(device: str) -> bool:
-    """Whether to compute in bfloat16, with weights and optimiser in float32: on GPUs with units for it (Ampere on).
+def in_bf16(device: str, dtype: str = "auto") -> bool:
+    """Whether to compute in bfloat16, with weights and optimiser in float32.
 
-    Elsewhere it is no faster: emulated on older GPUs, and slower than float32 on most CPUs.
+    auto: on GPUs with units for it (Ampere on). It is emulated on older GPUs and slower than float32 on most CPUs;
+    those with AVX512_BF16 or AMX are faster with it. Raises ValueError for a dtype that is none of the three.
     """
     import torch
 
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    if dtype != "auto":
+        return dtype == "bfloat16"
     return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -186,6 +193,7 @@ def train(
     import torch
 
     device = pick_device(settings.device)
+    bf16 = in_bf16(device, settings.dtype)
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
     total = updates(settings, examples)
@@ -206,7 +214,7 @@ def train(
         mean_loss = 0.0
         for batch in micro:
             ids, mask, weights = collate(batch, pad_id, device)
-            with torch.autocast(device_type="cuda", dtype=torch.bfloat16, enabled=in_bf16(device)):
+            with torch.autocast(device_type=device, dtype=torch.bfloat16, enabled=bf16):
                 loss = loss_sum(model, ids, mask, weights) / total_weight
             loss.backward()
             mean_loss += loss.item()

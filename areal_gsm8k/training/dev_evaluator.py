@@ -2,7 +2,8 @@
 
     <run>/evaluations/step_NNNNN.jsonl    every graded completion; the metrics stand in that step's row as dev/...
 
-AReaL's loop calls `evaluate` after every step; `evaluator.freq_steps` and its siblings say which steps get one.
+AReaL's loop calls `evaluate` after every step; `evaluator.freq_steps` and its siblings say which steps get one. null is
+none between the first and the last, 0 none at all.
 """
 
 from collections.abc import Callable
@@ -38,9 +39,15 @@ class DevEvaluator:
         self.evaluated_version = -1
         self._accuracy: float | None = None
 
+    @property
+    def ever(self) -> bool:
+        """Whether this run evaluates at all. For AReaL's timer 0 would be after every step."""
+        return self.areal.config.freq_steps != 0
+
     def evaluate(self, evaluate_fn: Callable[[], None], epoch: int, step: int, global_step: int) -> None:
         """Evaluate when an evaluation is due. `evaluate_fn` is AReaL's: it samples every dev row and waits for all."""
-        self.areal.evaluate(lambda: self.evaluate_now(evaluate_fn), epoch, step, global_step)
+        if self.ever:
+            self.areal.evaluate(lambda: self.evaluate_now(evaluate_fn), epoch, step, global_step)
 
     def evaluate_now(self, evaluate_fn: Callable[[], None]) -> None:
         """Evaluate the current policy; the metrics wait for the recorder's next row. Called by all ranks."""

@@ -16,7 +16,9 @@ def allows_training(trainer, workflow: str, workflow_kwargs: dict) -> bool:
     trainer.status("preflight")
     config, actor, dataset = trainer.config, trainer.actor, trainer.train_dataloader.dataset
     if actor.is_data_parallel_head():
-        rows = range(actor.data_parallel_rank, min(preflight.PROMPTS, len(dataset)), actor.data_parallel_world_size)
+        rows = range(
+            actor.data_parallel_rank, min(config.preflight_prompts, len(dataset)), actor.data_parallel_world_size
+        )
         with trainer.evaluator.servers_at_work():
             for row in rows:
                 trainer.eval_rollout.submit(

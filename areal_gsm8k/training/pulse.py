@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from areal_gsm8k.runs.run import Run
-from areal_gsm8k.watch.preflight import PROMPTS
 
 BEAT_SECONDS = 2.0
 ANSWER_SECONDS = 1.0  # a server too busy to answer within it is left out
@@ -64,11 +63,12 @@ def progress(trainer, phase: str) -> dict[str, Any]:
     wanted = {
         "rollout": config.train_dataset.batch_size * samples,
         "evaluating": trainer.dev_rows * evaluations,
-        "preflight": min(PROMPTS, len(trainer.train_dataloader.dataset)) * samples,
+        "preflight": min(config.preflight_prompts, len(trainer.train_dataloader.dataset)) * samples,
     }
     if phase not in wanted:
         return {}
-    ready = trainer.stats_logger.reader.count(evaluation=phase != "rollout")
+    evaluation = phase != "rollout"
+    ready = trainer.stats_logger.reader.count(evaluation, rejected=config.dynamic_bs and not evaluation)
     found = {"done": min(ready, wanted[phase]), "of": wanted[phase]}  # rollouts ahead may have more ready
     rate = tokens_per_second(_addresses(trainer))
     return found if rate is None else found | {"tokens_per_second": rate}

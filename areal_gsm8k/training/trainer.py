@@ -157,7 +157,9 @@ class GSM8KTrainer(PPOTrainer):
         return COLLAPSED if collapsing else None
 
     def _evaluate_alone(self, evaluate) -> None:
-        """Evaluate outside AReaL's loop, with a row of its own in metrics.jsonl."""
+        """Evaluate outside AReaL's loop, with a row of its own in metrics.jsonl; nothing in a run that never does."""
+        if not self.evaluator.ever:
+            return
         self.evaluator.evaluate_now(evaluate)
         self.saver.save_if_best(self.evaluator.take_accuracy())
         self.stats_logger.commit_evaluation()

@@ -1,7 +1,8 @@
 """Before step 1: can this model learn anything from these prompts? A sample of training groups says.
 
-GRPO learns only from groups whose rewards differ. The trainer samples 32 training prompts with the start model, as in
-training, and this file sums up the completions; with no signal at all the run is refused, and the likely cause named.
+GRPO learns only from groups whose rewards differ. The trainer samples the first training prompts (`preflight_prompts`)
+with the start model, as in training, and this file sums up the completions; with no signal at all the run is refused,
+and the likely cause named.
 
     ./run train                     # shows the line "preflight: ..." and refuses to start at zero signal
     ./run train preflight=off
@@ -11,7 +12,6 @@ from typing import Any
 
 from areal_gsm8k.runs.records import RATES
 
-PROMPTS = 32
 OFTEN = 0.5  # share from which truncation, or a missing format, is called the cause
 
 

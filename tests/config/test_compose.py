@@ -82,6 +82,7 @@ def test_areal_gets_names_folder_and_nothing_of_ours_it_lacks(tmp_path):
         ("rollout.backend=5", "rollout.backend='5'"),
         ("data.dev_rows=0", "data.dev_rows=0: at least 1"),
         ("data.train_rows=-5", "data.train_rows=-5: at least 1"),
+        ("preflight_prompts=0", "preflight_prompts=0: at least 1"),
         ("train_dataset.batch_size=0", "train_dataset.batch_size=0: at least 1"),
         ("loss_reduction=mean", "choose one of token_mean, sequence_mean, constant_length"),
         ("actor.ppo_n_minibatches=65", "as few as 64"),

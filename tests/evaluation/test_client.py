@@ -169,8 +169,8 @@ def test_sglang_and_vllm_are_started_and_stopped(tmp_path, monkeypatch, kind, mo
     (tmp_path / module).parent.mkdir(parents=True)
     (tmp_path / module).write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with started(kind, Model("m", Path("m")), tmp_path / "server.log", 64) as server:
+    with started(kind, Model("m", Path("m")), tmp_path / "server.log", 64, "bfloat16") as server:
         assert isinstance(server, ForeignServer)
         server.check()
-        assert said in server.log.read_text()
+        assert said in server.log.read_text() and "'--dtype', 'bfloat16'" in server.log.read_text()
     assert server.exit_code() is not None

@@ -51,6 +51,25 @@ def test_samples_differ_and_repeat(start_model, tmp_path):
     assert any(first[row, 0] != first[row, 1] for row, _ in first)
 
 
+@pytest.mark.slow
+def test_the_dtype_is_the_one_asked_for_and_on_the_card(start_model, tmp_path):
+    """bfloat16 gives other completions than float32; both engines compute in it, and settings that differ are told."""
+    asked = {"answer_format": "hash", "max_new_tokens": 30}
+    found = {}
+    for kind in ("hf", "embedded"):
+        for dtype in ("auto", "bfloat16"):
+            settings = EvaluationSettings(engine=kind, dtype=dtype, **asked)
+            card = evaluate(start_model, ROWS, settings, tmp_path / kind / dtype)
+            assert card.dtype == {"auto": "float32"}.get(dtype, dtype)
+            found[kind, dtype] = completions(tmp_path / kind / dtype)
+        assert found[kind, "auto"] != found[kind, "bfloat16"]
+    with pytest.raises(EvaluationError, match="dtype"):
+        evaluate(start_model, ROWS, EvaluationSettings(engine="hf", **asked), tmp_path / "hf" / "bfloat16")
+    for wrong in ({"dtype": "bf16"}, {"dtype": "bfloat16", "url": "http://127.0.0.1:1"}):
+        with pytest.raises(EvaluationError, match="dtype"):
+            EvaluationSettings(**wrong)
+
+
 def requests(lengths, limit=6):
     return [CompletionRequest(row, 0, [5 + row] * length, limit, seed=row) for row, length in enumerate(lengths)]
 

@@ -58,13 +58,17 @@ def test_resumed_equals_uninterrupted(tmp_path, whole):
 
 
 def test_two_trainers_and_two_servers_make_the_same_steps_as_one(tmp_path, start_model, whole):
-    """Half the prompts each: the same samples, so the same gradients and weights but for the order of sums."""
+    """Half the prompts each: the same samples, so the same gradients and weights but for the order of sums.
+
+    And no evaluation, which changes nothing.
+    """
     done = train(
         f"runs_dir={tmp_path}", "trial_name=t", f"actor.path={start_model}", "allocation_mode=embedded.d2+fsdp.d2",
-        *SYNCHRONOUS,
+        *SYNCHRONOUS, "evaluator.freq_steps=0",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     run = Run(tmp_path / "tiny-grpo" / "t")
+    assert not list(run.evaluation(0).parent.glob("*")) and run.read_summary()["steps"] == 4  # 0: it never evaluates
     one, two = ([row for row in run.read_metrics() if "reward" in row] for run in (whole, run))
     assert [row["step"] for row in two] == [1, 2, 3, 4]
     for a, b in zip(one, two, strict=True):

@@ -239,7 +239,20 @@ def test_a_training_out_of_time_goes_on_with_more(model, tokenizer, examples, tm
     assert rest["seconds"] > first["seconds"]
 
 
-def test_bf16_only_on_a_gpu_with_units_for_it(monkeypatch):
+def test_products_in_bfloat16_where_asked_for(model, tokenizer, examples):
+    """On a CPU too: nearly the losses of float32, and weights that stay float32."""
+    losses: dict[str, list[float]] = {}
+    for dtype in ("auto", "float32", "bfloat16"):
+        begun, events = tiny.make_model(SETTINGS, tokenizer, seed=0), losses.setdefault(dtype, [])
+        train(begun, tokenizer, examples, replace(FAST, dtype=dtype), lambda event, to=events: to.append(event["loss"]))
+        assert {weight.dtype for weight in begun.parameters()} == {torch.float32}
+    assert losses["auto"] == losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
+    with pytest.raises(ValueError, match="dtype is 'fp8'"):
+        train(model, tokenizer, examples, replace(FAST, dtype="fp8"))
+
+
+def test_bf16_by_itself_only_on_a_gpu_with_units_for_it(monkeypatch):
     assert not loop.in_bf16("cpu") and not loop.in_bf16("mps")
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)

@@ -128,7 +128,8 @@ def test_an_evaluation_is_in_the_next_row_or_in_one_of_its_own(run, recorder):
         yield
         held.append(False)
 
-    areal = SimpleNamespace(freq_ctl=Every(1), evaluate=lambda evaluate, *_: evaluate())
+    config = SimpleNamespace(freq_steps=1)
+    areal = SimpleNamespace(freq_ctl=Every(1), config=config, evaluate=lambda evaluate, *_: evaluate())
     evaluator = DevEvaluator(areal, recorder, ALONE, Actor(), at_work, lambda *_, **__: None)
     writer = RecordWriter(run.records)
 
@@ -148,6 +149,9 @@ def test_an_evaluation_is_in_the_next_row_or_in_one_of_its_own(run, recorder):
     rows = run.read_metrics()
     assert [(row["step"], row["dev/accuracy"], row["dev/errors"]) for row in rows] == [(1, 0.5, 1), (1, 0.5, 1)]
     assert "reward" in rows[0] and "reward" not in rows[1]
+    config.freq_steps = 0
+    evaluator.evaluate(lambda: pytest.fail("a run with freq_steps=0 never evaluates"), 0, 0, 0)
+    assert not evaluator.ever
 
 
 def test_checkpoints_are_saved_when_due_and_when_best(run):

@@ -10,7 +10,6 @@ from areal_gsm8k.runs.records import RecordReader, RecordWriter
 from areal_gsm8k.runs.run import Run
 from areal_gsm8k.training import pulse
 from areal_gsm8k.training.pulse import Pulse, progress, tokens_per_second
-from areal_gsm8k.watch.preflight import PROMPTS
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_a_phase_that_ended_meanwhile_is_not_written_again(run):
 def trainer(tmp_path):
     config = SimpleNamespace(
         gconfig=SimpleNamespace(n_samples=4), eval_gconfig=SimpleNamespace(n_samples=1),
-        train_dataset=SimpleNamespace(batch_size=2),
+        train_dataset=SimpleNamespace(batch_size=2), preflight_prompts=16, dynamic_bs=False,
     )  # fmt: skip
     return SimpleNamespace(
         config=config, dev_rows=10, actor=SimpleNamespace(microbatch=(1, 3)), scheduler=None,
@@ -72,8 +71,11 @@ def test_samples_answers_and_microbatches_are_counted(trainer, tmp_path):
     writer.reject([0, 1], "no signal")
     writer.write({"id": 1 << 40, "evaluation": True})
     assert progress(trainer, "rollout") == {"done": 4, "of": 8}
+    trainer.config.dynamic_bs = True  # then AReaL fills a batch with groups, whether it keeps them or not
+    assert progress(trainer, "rollout") == {"done": 7, "of": 8}
+    trainer.config.dynamic_bs = False
     assert progress(trainer, "evaluating") == {"done": 1, "of": 10}
-    assert progress(trainer, "preflight") == {"done": 1, "of": 4 * PROMPTS}
+    assert progress(trainer, "preflight") == {"done": 1, "of": 4 * 16}
     assert progress(trainer, "training") == {"done": 1, "of": 3}
     assert progress(trainer, "saving a recovery point") == {}
     trainer.stats_logger.reader.take([2, 3, 4, 5])
