@@ -1,7 +1,7 @@
 """Real pretrained models, where they are there: ./run test --real tests/real [--models FOLDER]
 
-FOLDER (models/ unless given) holds Hugging Face folders by the names below; else the hub's cache is looked into. Nothing
-is downloaded. Questions are GSM8K's, from ../shared/gsm8k next to the repository, else generated ones.
+FOLDER (models/ unless given) holds Hugging Face folders by the names below; else the hub's cache is looked into.
+Nothing is downloaded. Questions are GSM8K's, from ../shared/gsm8k next to the repository, else generated ones.
 """
 
 from pathlib import Path
