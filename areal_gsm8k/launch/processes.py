@@ -21,7 +21,7 @@ from areal_gsm8k.runs import records
 from areal_gsm8k.runs.files import append_lines, read_lines
 from areal_gsm8k.runs.records import RecordReader
 from areal_gsm8k.runs.run import ENDED, Run
-from areal_gsm8k.serve.process import ServerProcess
+from areal_gsm8k.serve.process import MEMORY_IS_KEPT, ServerProcess
 
 HEALTHY_SECONDS = 120
 CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
@@ -29,12 +29,7 @@ CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     # Threads that wait must not spin: server and trainer use the same cores, in turns or side by side.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # A step allocates many times the memory it holds, and by default the kernel gives every large tensor new pages and
-    # clears them: a quarter of a 0.5B's step. So glibc is to keep what was freed, except the largest blocks, between
-    # which ever larger holes would stay; and PyTorch is to take large pages. After a step training/heap.py gives back.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that glibc allows
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "THP_MEM_ALLOC_ENABLE": "1",
+    **MEMORY_IS_KEPT,  # of a trainer's until the end of its step: training/heap.py
     "TORCHDYNAMO_DISABLE": "1",  # AReaL compiles small functions: 50 s and a C++ compiler, for nothing on a CPU
 }
 

@@ -29,7 +29,7 @@ from areal_gsm8k.serve.engine import Engine
 from areal_gsm8k.serve.model import ModelError
 from areal_gsm8k.serve.params import SamplingParams
 from areal_gsm8k.serve.request import Request
-from areal_gsm8k.serve.sampling import sample, uniforms
+from areal_gsm8k.serve.sampling import probabilities, sample, uniforms
 from areal_gsm8k.serve.tokenizer import load_tokenizer
 
 ALTERNATIVES = 5
@@ -134,7 +134,7 @@ class Transformers:
             ids = torch.tensor([fed], device=self.model.device)
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
-            (token,), (logprob,), _ = sample(output.logits[:, -1], [request])
+            (token,), (logprob,) = sample(output.logits[:, -1], [request])
             request.accept(token, logprob)
             fed = [token]
 
@@ -222,8 +222,8 @@ def depart(model: Regenerator, request: Request, recorded: list[int], tokenizer)
         return None
     there = model.request(request.prompt_ids, request.params)
     there.output_ids = request.output_ids[:index]
-    _, _, probs = sample(model.logits(there.prompt_ids + there.output_ids)[None], [there])  # (1, vocab)
-    probs_V = probs[0].double().cpu()
+    logits_V = model.logits(there.prompt_ids + there.output_ids)
+    probs_V = probabilities(logits_V[None], [there])[0].double().cpu()
 
     def token(id_: int) -> Token:
         return Token(id_, tokenizer.decode([id_]), probs_V[id_].item())

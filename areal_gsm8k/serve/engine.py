@@ -22,7 +22,7 @@ from areal_gsm8k.serve.prompt_cache import Prompt, RecentPrompts
 from .model import LanguageModel
 from .params import SamplingParams
 from .request import Request
-from .sampling import sample
+from .sampling import probabilities, sample
 from .scoring import best, prompt_logprobs
 from .throughput import Throughput
 from .tokenizer import load_tokenizer
@@ -169,13 +169,15 @@ class Engine:
             self.joining = []
             return
         requests = self.running + [r for r, _ in joining]
-        tokens, logprobs, probs = sample(torch.cat(parts) if len(parts) > 1 else parts[0], requests)
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        tokens, logprobs = sample(logits, requests)
         self.throughput.add(len(tokens))
         count = len(self.running)
         dead, stay = [], []
         for row, (request, token, logprob) in enumerate(zip(requests, tokens, logprobs, strict=True)):
             if request.top_logprobs:
-                request.output_top.append(best(probs[row].log(), request.top_logprobs))
+                probs = probabilities(logits[row : row + 1], [request])[0]
+                request.output_top.append(best(probs.log(), request.top_logprobs))
             if request.accept(token, logprob):
                 self._finish(request)
                 if row < count:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .request import Request
 
 
+PIECE = 1 << 20  # logits turned into probabilities at once
+BLOCK = 512  # choices
+BELOW_ONE = 1.0 - 2.0**-40  # uniform numbers end here, so that rounding never lands beyond the last weight above 0
+
+
 def uniforms(seeds: list[int], positions: list[int]) -> np.ndarray:
     """One float64 in [0, 1) a row, a fixed function of (seed, position): SplitMix64 (Steele, Lea, Flood 2014)."""
     with np.errstate(over="ignore"):
@@ -63,28 +68,67 @@ def truncated(probs: torch.Tensor, requests: list[Request], u: torch.Tensor) -> 
 
 
 def inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """Index (rows, 1) drawn in proportion to weights (rows, choices). Float64 sums: a float32 CDF loses rare tokens."""
-    cdf = weights.cumsum(-1, dtype=torch.float64)
-    # Shrunk by 2^-40 so that rounding never lands beyond the last weight above 0.
-    return torch.searchsorted(cdf, u * (cdf[:, -1:] * (1.0 - 2.0**-40)), right=True)
+    """Index (rows, 1) drawn in proportion to weights (rows, choices). Float64 sums: a float32 CDF loses rare tokens.
 
-
-def sample(logits: torch.Tensor, requests: list[Request]) -> tuple[list[int], list[float], torch.Tensor]:
-    """Next token of every row. logits (rows, vocab); row i belongs to requests[i].
-
-    Returns ids, their logprobs, and the probabilities (rows, vocab) both are of: softmax(logits / T) after penalties
-    and before top-p, top-k and min-p, which is what SGLang reports (and at temperature 0 that of T = 1).
+    Of many choices first a block, then a choice in it, so that float64 sums are made of a few hundred numbers a row
+    instead of a whole vocabulary. The block's own sum is float32: wrong by 1e-7 of it.
     """
+    choices = weights.shape[1]
+    if choices <= 8 * BLOCK:
+        return _inverse_cdf(weights, u * BELOW_ONE)[0]
+    whole = choices // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)  # (rows, blocks)
+    sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], 1)
+    block, before, total = _inverse_cdf(sums, u * BELOW_ONE)
+    columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)  # (rows, BLOCK)
+    inside = weights.gather(1, columns.clamp(max=choices - 1)) * (columns < choices)
+    share = (u * BELOW_ONE * total - before) / sums.gather(1, block).double()  # of the block's own sum
+    return block * BLOCK + _inverse_cdf(inside, share.clamp(0.0, BELOW_ONE))[0]
+
+
+def _inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Index (rows, 1) for u at most BELOW_ONE, the sum of the weights before it, and the sum of all; sums in float64."""
+    cdf = weights.cumsum(-1, dtype=torch.float64)
+    index = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)
+    return index, torch.where(index > 0, cdf.gather(1, (index - 1).clamp(min=0)), 0.0), cdf[:, -1:]
+
+
+def probabilities(logits: torch.Tensor, requests: list[Request]) -> torch.Tensor:
+    """What SGLang reports logprobs of, (rows, vocab): softmax(logits / T) after penalties and before truncation.
+
+    At temperature 0 that of T = 1. Truncation is by top-p, top-k and min-p.
+    """
+    return torch.softmax(_scaled(logits, requests), -1)
+
+
+def sample(logits: torch.Tensor, requests: list[Request]) -> tuple[list[int], list[float]]:
+    """Next token of every row and its logprob (see probabilities). logits (rows, vocab); row i belongs to requests[i].
+
+    A few rows at a time: what is computed between stays in the cache, and in memory that the process has already.
+    """
+    ids, logprobs = [], []
+    rows = max(1, PIECE // logits.shape[1])
+    for at in range(0, len(requests), rows):
+        drawn = _sample(logits[at : at + rows], requests[at : at + rows])
+        ids += [int(token) for token, _ in drawn]
+        logprobs += [logprob for _, logprob in drawn]
+    return ids, logprobs
+
+
+def _scaled(logits: torch.Tensor, requests: list[Request]) -> torch.Tensor:
     logits = logits.float()
-    params = [r.params for r in requests]
-    if any(p.penalises for p in params):
+    if any(r.params.penalises for r in requests):
         logits = penalised(logits, requests)
-    divisors = [p.divisor for p in params]
+    divisors = [r.params.divisor for r in requests]
     if len(set(divisors)) > 1:
-        logits = logits / torch.tensor(divisors, device=logits.device)[:, None]
-    elif divisors[0] != 1.0:
-        logits = logits / divisors[0]
+        return logits / torch.tensor(divisors, device=logits.device)[:, None]
+    return logits / divisors[0] if divisors[0] != 1.0 else logits
+
+
+def _sample(logits: torch.Tensor, requests: list[Request]) -> list[list[float]]:
+    logits = _scaled(logits, requests)
     probs = torch.softmax(logits, -1)
+    params = [r.params for r in requests]
     greedy = [p.greedy for p in params]
     if all(greedy):
         ids = logits.argmax(-1, keepdim=True)
@@ -96,5 +140,4 @@ def sample(logits: torch.Tensor, requests: list[Request]) -> tuple[list[int], li
             best = logits.argmax(-1, keepdim=True)
             ids = torch.where(torch.tensor(greedy, device=ids.device)[:, None], best, ids)
     logprobs = probs.gather(1, ids.clamp(max=probs.shape[1] - 1)).log()
-    both = torch.cat([ids.double(), logprobs.double()], dim=1).tolist()  # one transfer from the device
-    return [int(i) for i, _ in both], [p for _, p in both], probs
+    return torch.cat([ids.double(), logprobs.double()], dim=1).tolist()  # one transfer from the device

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from areal_gsm8k.serve.params import SamplingParams
-from areal_gsm8k.serve.sampling import inverse_cdf, sample, uniforms
+from areal_gsm8k.serve.sampling import BLOCK, inverse_cdf, probabilities, sample, uniforms
 
 
 def row(seed: int = 0, length: int = 5, output_ids=(), stop_ids=(), **params) -> SimpleNamespace:
@@ -33,6 +33,24 @@ def test_inverse_cdf_never_draws_what_has_no_weight():
     assert drawn == [1, 1, 1, 3, 3, 3]
 
 
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one():
+    """By blocks, the last of them short: at every uniform number the choice that one long sum would make."""
+    torch.manual_seed(0)
+    choices = 20 * BLOCK + 7
+    weights = torch.softmax(4 * torch.randn(1, choices), -1)
+    weights[0, 3 * BLOCK : 5 * BLOCK] = 0.0
+    weights[0, -3:] = torch.tensor([0.0, 0.01, 0.0])
+    cdf = weights[0].cumsum(-1, dtype=torch.float64)
+    edges = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    u = torch.cat([torch.rand(3000, dtype=torch.float64), edges])[:, None]
+    drawn = inverse_cdf(weights.expand(len(u), -1), u)[:, 0]
+    assert (weights[0, drawn] > 0).all() and drawn.max() == choices - 2
+    # what is drawn holds the place that u asks for, but for rounding of a block's sum
+    low, high = cdf[drawn] - weights[0, drawn].double(), cdf[drawn]
+    asked = u[:, 0] * cdf[-1]
+    assert (low - asked).max() < 1e-6 and (asked - high).max() < 1e-6
+
+
 def test_rare_tokens_of_a_large_vocabulary_are_drawn():
     """100,000 tokens of weight 1e-8 after a dominant one: a float32 sum would not notice them."""
     weights = torch.full((1, 100_001), 1e-8)
@@ -56,7 +74,7 @@ def test_rows_of_all_kinds_in_one_batch():
         row(min_p=1.0),
         row(temperature=0.0, frequency_penalty=2.0, output_ids=[best[5]] * 20),
     ]
-    ids, logprobs, _ = sample(logits, rows)
+    ids, logprobs = sample(logits, rows)
     assert ids[:2] == best[:2]
     assert ids[3:5] == best[3:5]
     assert ids[5] != best[5]
@@ -68,9 +86,10 @@ def test_rows_of_all_kinds_in_one_batch():
 def test_min_new_tokens_gives_stop_ids_no_probability():
     logits = torch.zeros(2, 10)
     logits[:, 4] = 20.0
-    ids, _, probs = sample(logits, [row(min_new_tokens=3, output_ids=[7, 7], stop_ids=frozenset([4])), row()])
+    rows = [row(min_new_tokens=3, output_ids=[7, 7], stop_ids=frozenset([4])), row()]
+    ids, _ = sample(logits, rows)
     assert ids[0] != 4
-    assert probs[0, 4] == 0.0
+    assert probabilities(logits, rows)[0, 4] == 0.0
     assert ids[1] == 4
 
 
