@@ -21,9 +21,9 @@ from areal_gsm8k.children import Child
 from areal_gsm8k.paths import IMPORTABLE
 
 BIND_SECONDS = 30.0  # for a new interpreter to bind its port; torch is imported after that
-# A step allocates many times the memory it holds, and by default the kernel gives every large tensor new pages and clears
-# them: a quarter of a 0.5B's training step. So glibc is to keep what was freed, except the largest blocks, between which
-# ever larger holes would stay; and PyTorch is to take large pages.
+# A step allocates many times the memory it holds, and by default the kernel gives every large tensor new pages and
+# clears them: a quarter of a 0.5B's training step. So glibc is to keep what was freed, except the largest blocks,
+# between which ever larger holes would stay; and PyTorch is to take large pages.
 MEMORY_IS_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that glibc allows
     "MALLOC_TRIM_THRESHOLD_": str(2**40),

@@ -87,7 +87,7 @@ def inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 
 def _inverse_cdf(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Index (rows, 1) for u at most BELOW_ONE, the sum of the weights before it, and the sum of all; sums in float64."""
+    """Index (rows, 1) for u up to BELOW_ONE, the sum of the weights before it, and the sum of all; sums in float64."""
     cdf = weights.cumsum(-1, dtype=torch.float64)
     index = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)
     return index, torch.where(index > 0, cdf.gather(1, (index - 1).clamp(min=0)), 0.0), cdf[:, -1:]
