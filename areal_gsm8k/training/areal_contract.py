@@ -86,7 +86,12 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "areal.infra.async_task_runner": {"AsyncTaskRunner": ("poll_sleep_time", "poll_wait_time")},
-    "areal.infra.staleness_manager": {"StalenessManager": ("on_version_recovered",)},
+    "areal.infra.staleness_manager": {
+        "StalenessManager": (
+            "on_version_recovered", "on_rollout_accepted", "on_rollout_rejected", "lock", "rollout_stat",
+            "consumer_batch_size",
+        ),
+    },
     "areal.engine.sglang_remote": {
         "SGLangBackend": (
             "build_generation_request", "parse_generation_response", "build_disk_weight_update_requests",

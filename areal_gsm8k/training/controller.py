@@ -23,7 +23,7 @@ from areal.trainer.ppo.actor import PPOActorController
 from typing_extensions import override
 
 from areal_gsm8k.runs.records import give_up
-from areal_gsm8k.training.rollouts import NEVER_STALE, RunsAhead, engine_class
+from areal_gsm8k.training.rollouts import NEVER_STALE, RunsAhead, count_rejected, engine_class
 
 QUEUE_SECONDS = 7 * 24 * 3600.0  # longest wait for workers' jobs to start
 SLURM_STATES = {  # states that AReaL does not know (a KeyError), or takes for success (it would wait for dead workers)
@@ -136,6 +136,8 @@ def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsCo
     if is_eval or not trainer.config.dynamic_bs:  # a dynamic batch ends with its rejected groups, counted there
         controller.max_lost = trainer.config.max_failures
     controller.initialize(role=role, **servers)
+    if trainer.config.dynamic_bs:
+        count_rejected(controller.executor.staleness_manager)
     return controller
 
 

@@ -1,4 +1,4 @@
-"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with five repairs.
+"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with six repairs.
 
 1. The client connects to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
 2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
@@ -8,7 +8,8 @@
 4. Runs repeat: batches come in data order instead of AReaL's shuffle by a global generator, and every SGLang request
    carries the seed its workflow gave it (the embedded server draws by nothing else; SGLang itself heeds it only with
    --enable-deterministic-inference).
-5. Tokens carry the version of the weights that made them (weight_versions.py).
+5. Rejected groups count towards the staleness bound (`count_rejected`).
+6. Tokens carry the version of the weights that made them (weight_versions.py).
 """
 
 from copy import deepcopy
@@ -16,6 +17,7 @@ from typing import Any
 
 from areal.api import WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig, PerfTracerConfig
+from areal.infra.staleness_manager import StalenessManager
 from areal.infra.workflow_executor import WorkflowExecutor
 from areal.utils import perf_tracer, stats_tracker
 from typing_extensions import override
@@ -55,6 +57,10 @@ class RunsAhead:
         areal: Any = super()
         for _ in range(self.max_empty_batches + 1):
             groups = areal.prepare_batch(dataloader, *args, **kwargs)
+            if not groups:  # no step will consume it, so its places are free again
+                manager = self.executor.staleness_manager
+                with manager.lock:
+                    manager.rollout_stat.accepted -= manager.consumer_batch_size
             self._submit_ahead(dataloader.batch_size)
             if groups:
                 return groups
@@ -76,6 +82,16 @@ class RunsAhead:
         ahead = self.config.max_head_offpolicyness * batch_size
         for _ in range(ahead - len(dispatcher._active_task_ids)):  # noqa: SLF001 - AReaL has no public form (areal_contract.py)
             dispatcher.submit_task_input(next(self.executor.data_generator))
+
+
+def count_rejected(manager: StalenessManager) -> None:
+    """Let a dynamic batch's rejected groups count like its accepted ones, for a batch ends with both together.
+
+    AReaL lets new prompts go while accepted and running groups are fewer than the batches of the next
+    `max_head_offpolicyness` + 1 steps hold, and forgets rejected ones; so they would be replaced at once, further ahead
+    with every step: samples two versions old in the sixth step of a synchronous run, and rollouts beside the update.
+    """
+    manager.on_rollout_rejected = manager.on_rollout_accepted
 
 
 class Rollouts(RunsAhead, PatientClient):
@@ -152,4 +168,6 @@ def connect(backend: str, config: InferenceEngineConfig, ranks: int, is_eval: bo
     engine = engine_class(backend)(config, patience)
     engine.max_empty_batches = run.max_empty_batches
     engine.initialize(train_data_parallel_size=ranks)
+    if run.dynamic_bs:
+        count_rejected(engine.executor.staleness_manager)
     return engine

@@ -10,10 +10,11 @@ from areal.api import ModelRequest
 from areal.api.cli_args import GenerationHyperparameters, InferenceEngineConfig
 from areal.infra import RolloutController, remote_inf_engine, workflow_context
 from areal.infra.remote_inf_engine import RemoteInfEngine
+from areal.infra.staleness_manager import StalenessManager
 
 from areal_gsm8k.runs.records import given_up
 from areal_gsm8k.training.controller import RolloutsController
-from areal_gsm8k.training.rollouts import NoSignal, Rollouts, SGLangRollouts
+from areal_gsm8k.training.rollouts import NoSignal, Rollouts, SGLangRollouts, count_rejected
 
 
 def group(first_id: int) -> dict:
@@ -32,6 +33,7 @@ class Executor:
     def __init__(self):
         self.dispatcher = Dispatcher()
         self.data_generator = iter(range(1000))
+        self.staleness_manager = StalenessManager(SimpleNamespace(get_version=lambda: 0), 32, 4, 0)
 
 
 @pytest.fixture
@@ -46,6 +48,33 @@ def client(monkeypatch):
         return bare
 
     return make
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_rejected_groups_leave_the_staleness_bound_as_it_is(ahead):
+    """Batches of four groups that end with three rejected ones: as many may be under way before each of ten steps."""
+    version = 0
+    manager = StalenessManager(SimpleNamespace(get_version=lambda: version), 100, 4, ahead)
+    count_rejected(manager)
+    for step in range(10):
+        version = step
+        new = manager.get_capacity()
+        assert new == (4 * (ahead + 1) if step == 0 else 4)
+        for _ in range(new):
+            manager.on_rollout_enqueued()
+            manager.on_rollout_submitted()
+        for end in (manager.on_rollout_rejected,) * 3 + (manager.on_rollout_accepted,):
+            end()
+        assert manager.get_capacity() == 0  # none beside the update but those of the bound
+
+
+def test_the_places_of_an_empty_batch_are_free_again(client):
+    made = client([[], [group(0)]])
+    made.max_empty_batches = 1
+    manager = made.executor.staleness_manager
+    manager.rollout_stat.accepted = 8  # two batches under version 0, the first of them empty
+    made.prepare_batch(SimpleNamespace(batch_size=4))
+    assert manager.rollout_stat.accepted == 4
 
 
 def test_a_completion_that_an_update_cut_short_asks_on_at_once(monkeypatch):
