@@ -23,6 +23,7 @@ HEALTHY = {
     "open_files": 65_536, "training": [], "zombies": 0, "now": 1.8e9, "newest_file": 1.7e9,
     "nvidia_device": True, "torch_sees": {"count": 1, "archs": ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120"]},
     "nvcc": "/usr/local/cuda/bin/nvcc", "compiler": "/usr/bin/g++", "python_headers": True, "torch_cuda": (12, 8),
+    "nvcc_version": (12, 8), "cuda_headers": True, "has_library": lambda name: True,
     "project": PROJECT, "hub_cache": Path("/home/u/.cache/huggingface/hub"), "hub_url": "https://huggingface.co",
     "answers": {"hub": WebAnswer(skew=0.4), "PyPI": WebAnswer(skew=0.2)}, "loopback_error": "", "free_ports": 1.0,
     "host_address": "192.168.1.5", "address_is_ours": True, "proxied": False, "offline": [], "hub_token": None,

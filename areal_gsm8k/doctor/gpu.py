@@ -1,10 +1,11 @@
-"""Checks of the GPU: driver, CUDA, compute capability, compilers, attention, sharing one card, memory."""
+"""Checks of the GPU: driver, CUDA, compute capability, attention, sharing one card, memory."""
 
 from areal_gsm8k.config.compose import as_overrides
 from areal_gsm8k.config.defaults import AMPERE, BLACKWELL, attention_backend, server_settings
+from areal_gsm8k.doctor import compilers
+from areal_gsm8k.doctor.compilers import BLACKWELL_CUDA, dotted, usable
 from areal_gsm8k.doctor.finding import Finding, fail, ok, warn
 from areal_gsm8k.doctor.requested import Requested
-from areal_gsm8k.machine import nvidia
 from areal_gsm8k.machine.cards import CardMemory
 from areal_gsm8k.machine.facts import Machine
 from areal_gsm8k.machine.nvidia import GIB, Gpu
@@ -12,18 +13,11 @@ from areal_gsm8k.plan.memory import model_config, plan_for
 from areal_gsm8k.plan.memory.fit import fit
 
 OLDEST = (7, 5)  # SGLang 0.5.10: "SGLang only supports sm75 and above"
-BLACKWELL_CUDA = (12, 8)  # the first CUDA version that supports Blackwell
 DRIVERS = {12: 525, 13: 580}  # docs.nvidia.com/deploy/cuda-compatibility: oldest driver of a CUDA major version
 MOST = 0.7  # largest share of a shared card for the server
 IN_USE = 0.1  # share of a GPU's memory that a desktop takes at most
 HIDES_ALL = ("", "-1")  # values of CUDA_VISIBLE_DEVICES that hide every GPU
 CPU_RECIPE = "the CPU recipe needs none of this: CUDA_VISIBLE_DEVICES= ./run train --config configs/cpu.yaml"
-IN_A_CONTAINER = "docker compose -f docker/compose.yaml run --rm gpu train (it brings everything)"
-
-
-def usable(machine: Machine) -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order."""
-    return nvidia.usable(machine.driver.gpus, machine.environment.get("CUDA_VISIBLE_DEVICES"))
 
 
 def known(machine: Machine) -> list[Gpu]:
@@ -42,7 +36,7 @@ def driver(machine: Machine, requested: Requested) -> Finding:
         else "Install the NVIDIA driver (Ubuntu: sudo ubuntu-drivers install) and restart"
     )
     if found.gpus:
-        return ok(f"{found.version}, CUDA up to {_dotted(found.cuda)}" if found.cuda else found.version)
+        return ok(f"{found.version}, CUDA up to {dotted(found.cuda)}" if found.cuda else found.version)
     if found.error:
         restart = "Restart: the driver was updated while it ran" if "mismatch" in found.error else install
         return fail(f"nvidia-smi lists no GPU: {found.error[:200]}", f"{restart}. Or {CPU_RECIPE}")
@@ -82,7 +76,7 @@ def cards(machine: Machine, requested: Requested) -> Finding | None:
     if not gpus:
         return None
     weakest = min(gpus, key=lambda gpu: gpu.capability)
-    found = ", ".join(f"{gpu.name} ({_size(gpu)}, {_dotted(gpu.capability)})" for gpu in gpus)
+    found = ", ".join(f"{gpu.name} ({_size(gpu)}, {dotted(gpu.capability)})" for gpu in gpus)
     if weakest.capability < OLDEST:
         return fail(f"{found}: SGLang needs compute capability 7.5", f"Another card; {CPU_RECIPE}")
     if weakest.capability < AMPERE and requested.get("actor.dtype") == "bfloat16":
@@ -105,7 +99,7 @@ def cuda(machine: Machine, requested: Requested) -> Finding | None:
             f"torch {machine.installed.get('torch', '')} is a CPU build: it cannot use the GPU",
             "AREAL_GSM8K_DEVICE=gpu ./run doctor installs the GPU set",
         )
-    found = f"torch was built with CUDA {_dotted(built)}, the driver runs up to {_dotted(newest)}"
+    found = f"torch was built with CUDA {dotted(built)}, the driver runs up to {dotted(newest)}"
     needed = f"a driver of version {DRIVERS.get(built[0], '?')} or newer"
     if built[0] > newest[0]:
         return fail(found, f"Update the driver: {needed}.")
@@ -137,26 +131,6 @@ def torch(machine: Machine, requested: Requested) -> Finding | None:
     return ok(f"torch sees {seen['count']}")
 
 
-def compilers(machine: Machine, requested: Requested) -> Finding | None:
-    """SGLang 0.5.10 and flashinfer compile kernels when the server starts, Triton a launcher in C."""
-    if not usable(machine) or not requested.on_gpu:
-        return None
-    lacking = []
-    if requested.backend == "sglang" and not machine.nvcc:
-        lacking.append("nvcc (SGLang compiles kernels as it starts)")
-    if not machine.compiler:
-        lacking.append("g++")
-    if not machine.python_headers:
-        lacking.append("Python.h")
-    if not lacking:
-        return ok(f"{f'nvcc at {machine.nvcc}, ' if machine.nvcc else ''}g++ at {machine.compiler}")
-    version = "{}.{}".format(*machine.python[:2])
-    packages = {"nvcc": "cuda-toolkit-12-8", "g++": "build-essential", "Python.h": f"python{version}-dev"}
-    names = " ".join(packages[thing.split()[0]] for thing in lacking)
-    source = " (from NVIDIA's repository for your system, under WSL its wsl-ubuntu one)" if "cuda" in names else ""
-    return fail(f"not there: {', '.join(lacking)}", f"sudo apt install {names}{source}; or {IN_A_CONTAINER}")
-
-
 def attention(machine: Machine, requested: Requested) -> Finding | None:
     gpus = usable(machine)
     if not gpus or requested.backend != "sglang":
@@ -168,9 +142,9 @@ def attention(machine: Machine, requested: Requested) -> Finding | None:
     cure = " ".join(as_overrides(server_settings(capabilities))) or key
     if asked == "fa3" and best != "fa3":
         why = "SGLang refuses it above 9.0" if newest >= BLACKWELL else "it is made for Hopper (9.0)"
-        return fail(f"sglang.attention_backend=fa3 on compute capability {_dotted(weakest)}: {why}", cure, cure)
+        return fail(f"sglang.attention_backend=fa3 on compute capability {dotted(weakest)}: {why}", cure, cure)
     if asked == "flashinfer" and weakest < AMPERE:
-        found = f"sglang.attention_backend=flashinfer on compute capability {_dotted(weakest)}, below 8.0"
+        found = f"sglang.attention_backend=flashinfer on compute capability {dotted(weakest)}, below 8.0"
         return fail(found, cure, cure)
     faster = f"; {key} is SGLang's own choice here" if best == "fa3" and asked != best else ""
     return ok(f"sglang.attention_backend={asked or best}{faster}")
@@ -264,17 +238,13 @@ def _is_held(gpu: Gpu) -> bool:
     return gpu.used > IN_USE * gpu.memory
 
 
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
-
-
 CHECKS = {
     "driver": driver,
     "chosen GPUs": chosen,
     "cards": cards,
     "CUDA": cuda,
     "torch": torch,
-    "compilers": compilers,
+    "compilers": compilers.compilers,
     "server's attention": attention,
     "trainer's attention": flash_attention,
     "one card for both": sharing,

@@ -181,6 +181,33 @@ class Machine:
         )
         return next((str(path) for path in candidates if path and Path(path).exists()), None)
 
+    @property
+    def nvcc_target(self) -> Path:
+        """The file behind links to nvcc; only where there is one."""
+        return Path(self.nvcc or "").resolve()
+
+    @cached_property
+    def nvcc_version(self) -> tuple[int, int] | None:
+        """The CUDA version of nvcc, by its own word; None without one that says it."""
+        status, said = nvidia.run([self.nvcc, "--version"], 20) if self.nvcc else (1, "")
+        found = re.search(r"release (\d+)\.(\d+)", said) if not status else None
+        return (int(found[1]), int(found[2])) if found else None
+
+    @cached_property
+    def cuda_headers(self) -> bool:
+        """Whether CUDA's headers lie in the toolkit that nvcc's place stands for."""
+        return (Path(self.nvcc or "nvcc").parent.parent / "include" / "cuda_runtime.h").exists()
+
+    def has_library(self, name: str) -> bool:
+        """Whether the dynamic linker finds a shared library."""
+        import ctypes
+
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return False
+        return True
+
     @cached_property
     def compiler(self) -> str | None:
         return self._program("g++")

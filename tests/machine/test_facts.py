@@ -170,6 +170,25 @@ def test_nvcc_is_looked_for_where_sglang_does(machine, tmp_path):
     assert machine.nvcc is None  # the variable wins, even when it is wrong
 
 
+def test_an_nvcc_outside_its_toolkit_has_no_headers(machine, tmp_path):
+    real = machine.put("opt/cuda/bin/nvcc", "#!/bin/sh\necho 'Cuda compilation tools, release 12.6, V12.6.85'\n")
+    real.chmod(0o755)
+    machine.put("opt/cuda/include/cuda_runtime.h")
+    (tmp_path / "link").mkdir()
+    link = tmp_path / "link" / "nvcc"
+    link.symlink_to(real)
+    for nvcc, there in ((real, True), (link, False)):
+        vars(machine).update(nvcc=str(nvcc))
+        for fact in ("cuda_headers", "nvcc_version"):
+            vars(machine).pop(fact, None)
+        assert (machine.cuda_headers, machine.nvcc_version) == (there, (12, 6))
+        assert machine.nvcc_target == real.resolve()
+
+
+def test_a_library_is_there_when_the_linker_finds_it(machine):
+    assert machine.has_library("libc.so.6") and not machine.has_library("libno-such-thing.so.1")
+
+
 def test_pins_are_those_of_this_python(machine):
     assert machine.pins("gpu")["sglang"] == "0.5.10.post1"
     assert machine.pins("cpu")["areal"] == "1.0.4"
