@@ -51,12 +51,15 @@ def with_gpu(gpu: Gpu, **changes) -> dict:
 
 
 @cache
-def composed(overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...]) -> requested.Requested:
-    return requested.read([], list(overrides), gpus, list(recipe))
+def composed(
+    overrides: tuple[str, ...], gpus: int, recipe: tuple[Path, ...], needed: tuple[str, ...]
+) -> requested.Requested:
+    return requested.read([], list(overrides), gpus, list(recipe), needed)
 
 
 def asks(machine: Machine, overrides: tuple[str, ...]) -> requested.Requested:
-    return composed(overrides, len(machine.driver.gpus), tuple(advice.recipe(machine)))
+    own, needed = advice.recipe(machine), advice.needed(machine)
+    return composed(overrides, len(machine.driver.gpus), tuple(own), tuple(needed))
 
 
 def examine(machine: Machine, *overrides: str) -> dict[str, examination.Line]:

@@ -29,7 +29,9 @@ def doctor(
     from areal_gsm8k.machine.facts import Machine
 
     machine = Machine()
-    asked = requested.read(config or [], overrides or [], len(gpu.known(machine)), advice.recipe(machine))
+    asked = requested.read(
+        config or [], overrides or [], len(gpu.known(machine)), advice.recipe(machine), advice.needed(machine)
+    )
     lines = examination.examine(machine, asked)
     runs = advice.advise(lines, machine, asked)
     failed, warned = examination.failed(lines), examination.warned(lines)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from areal_gsm8k.config import defaults
+from areal_gsm8k.config import compose, defaults
 from areal_gsm8k.doctor import gpu
 from areal_gsm8k.doctor.examination import Line, failed, warned
 from areal_gsm8k.doctor.finding import FAIL
@@ -26,6 +26,11 @@ class Advice:
 def recipe(machine: Machine) -> list[Path]:
     """The overlays `./run train` takes by itself on this machine's GPUs; none without one."""
     return defaults.suited([card.memory / GIB for card in gpu.known(machine) if card.memory])
+
+
+def needed(machine: Machine) -> list[str]:
+    """The settings it adds for their generation."""
+    return compose.as_overrides(defaults.server_settings([card.capability for card in gpu.known(machine)]))
 
 
 def advise(lines: list[Line], machine: Machine, requested: Requested) -> Advice:
@@ -56,7 +61,7 @@ def advise(lines: list[Line], machine: Machine, requested: Requested) -> Advice:
 def _own_recipe(machine: Machine) -> list[Path]:
     """The overlays for this machine's GPUs; none where they do not fit either."""
     files = recipe(machine)
-    own = read(files, [], len(gpu.known(machine)), files)
+    own = read([], [], len(gpu.known(machine)), files, needed(machine))
     plan = gpu.memory_plan(machine, own)
     return files if plan and plan.level != FAIL else []
 

@@ -1,6 +1,6 @@
 """The requested configuration: the same one that `./run train` would start with the same arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Requested:
     gpus: int
     values: dict[str, Any]
     mistake: str = ""
+    needed: tuple[str, ...] = ()  # settings that `./run train` adds by itself for this machine's GPUs
 
     def get(self, key: str) -> Any:
         """The value at a dotted key; None when it is not set."""
@@ -54,23 +55,27 @@ class Requested:
     def with_settings(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """The values with these dotted keys laid over them; None when the result cannot run."""
         try:
-            changed = [*self.overrides, *compose.as_overrides(settings)]
+            changed = [*self.needed, *self.overrides, *compose.as_overrides(settings)]
             return compose.make_plan(list(self.files), changed, self.gpus).values
         except ConfigError:
             return None
 
 
-def read(files: list[Path], overrides: list[str], gpus: int, recipe: list[Path]) -> Requested:
-    """Compose the configuration; without files, that of `recipe`, the overlays for this machine's GPUs.
+def read(
+    files: list[Path], overrides: list[str], gpus: int, recipe: list[Path], needed: Sequence[str] = ()
+) -> Requested:
+    """Compose the configuration; without files, of `recipe` and `needed`: overlays and settings for this machine's GPUs.
 
     A configuration that cannot run becomes a mistake; the values are then those of one that would run here.
     """
     mistake = ""
-    for attempt, settings in ((files or recipe, overrides), (recipe, []), ([], [])):
+    own = tuple(needed)
+    attempts = [(files or recipe, overrides, () if files else own), (recipe, [], own), ([], [], ())]
+    for attempt, settings, added in attempts:
         chosen = attempt or ([] if gpus else [CPU_OVERLAY])  # as `train` itself does
         try:
-            values = compose.make_plan(chosen, settings, gpus).values
-            return Requested(tuple(attempt), tuple(settings), gpus, values, mistake)
+            values = compose.make_plan(chosen, [*added, *settings], gpus).values
+            return Requested(tuple(attempt), tuple(settings), gpus, values, mistake, added)
         except (ConfigError, OSError) as error:
             mistake = mistake or str(error)
     return Requested((), (), gpus, {}, mistake)

@@ -68,7 +68,7 @@ CASES = [
      "refuses it above 9.0", "=flashinfer"),
     ("server's attention", GPU, with_gpu(T4), ["sglang.attention_backend=fa3"], FAIL,
      "made for Hopper", "attention_backend=triton sglang.sampling_backend=pytorch"),
-    ("server's attention", GPU, with_gpu(T4), [], FAIL,
+    ("server's attention", GPU, with_gpu(T4), ["sglang.attention_backend=flashinfer"], FAIL,
      "below 8.0", "attention_backend=triton sglang.sampling_backend=pytorch"),
     ("trainer's attention", GPU, {}, ["actor.attn_impl=flash_attention_2"], FAIL,
      "not installed", "actor.attn_impl=sdpa"),

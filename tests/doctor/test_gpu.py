@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from simulated_machines import DRIVER, GPU_SET, H100, RTX_4090, RTX_5090, a_gpu_machine, advise, examine, with_gpu
+from simulated_machines import DRIVER, GPU_SET, H100, RTX_4090, RTX_5090, T4, a_gpu_machine, advise, examine, with_gpu
 
 from areal_gsm8k.doctor import examination, gpu, requested
 from areal_gsm8k.doctor.finding import FAIL, OK, WARN
@@ -43,6 +43,13 @@ def test_cards_before_ampere_need_other_kernels():
     assert server_settings([]) == server_settings([(8, 0), (9, 0)]) == {}
     needed = {"sglang.attention_backend": "triton", "sglang.sampling_backend": "pytorch"}
     assert server_settings([(9, 0), (7, 5)]) == needed
+
+
+def test_a_card_before_ampere_is_looked_at_with_the_settings_that_train_gives_it():
+    machine = a_gpu_machine(**with_gpu(T4))
+    found = examine(machine)["server's attention"].finding
+    assert found.level == OK and "triton" in found.found
+    assert "attention_backend" not in advise(machine).command  # `./run train` adds it by itself
 
 
 def test_turns_on_one_card_are_no_shares():
