@@ -59,6 +59,8 @@ def main(config_file: str) -> None:
 
 if __name__ == "__main__":
     if "AREAL_SPMD_MODE" in os.environ:  # a trainer process: --config names the run's resolved file
-        main(sys.argv[sys.argv.index("--config") + 1])
+        from torch.distributed.elastic.multiprocessing.errors import record  # torchrun then shows our traceback
+
+        record(main)(sys.argv[sys.argv.index("--config") + 1])
     else:
         cli.start_script(sys.argv)

@@ -64,7 +64,7 @@ class Requested:
 def read(
     files: list[Path], overrides: list[str], gpus: int, recipe: list[Path], needed: Sequence[str] = ()
 ) -> Requested:
-    """Compose the configuration; without files, of `recipe` and `needed`: overlays and settings for this machine's GPUs.
+    """Compose the configuration; without files, of `recipe` and `needed`, overlays and settings for this machine.
 
     A configuration that cannot run becomes a mistake; the values are then those of one that would run here.
     """

@@ -2,9 +2,10 @@
 
 python -m areal_gsm8k.training.areal_launcher train_grpo.py --config runs/x/y/config.yaml
 
-Three repairs. AReaL puts its own arguments and its logs' names into shell commands; here they are quoted, so that paths
+Four repairs. AReaL puts its own arguments and its logs' names into shell commands; here they are quoted, so that paths
 may hold spaces. AReaL refuses a name-resolve folder that does not exist yet, though AReaL itself would make one; here
 the folder is made first. AReaL waits 20 minutes for a server that died while it started; here that ends the launch.
+And when a job ends, AReaL ends the others and raises that job's name; here the log closes with its own last words.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from areal_gsm8k.children import die_with_parent
 from areal_gsm8k.training import areal_contract
 
 WATCH_SECONDS = 1.0
+WORDS = 30  # lines of a job's log; of ours the console shows a few more (children.TAIL_LINES)
+NAMES = {"llm_server": "The rollout server", "trainer": "The trainer"}  # of AReaL's jobs
 WRAPPERS = ("areal.infra.launcher.sglang_server", "areal.infra.launcher.vllm_server")  # each waits for its servers
 
 
@@ -28,10 +31,14 @@ def main() -> None:
     areal_contract.refuse_another_areal()
     from areal.api.cli_args import parse_cli_args
     from areal.infra.launcher import local
+    from areal.infra.utils.launcher import JobException
+
+    logs = {}
 
     class QuotingLauncher(local.LocalLauncher):
         def log_path_of(self, job_name: str) -> str:
-            return shlex.quote(super().log_path_of(job_name))
+            logs[job_name] = Path(super().log_path_of(job_name))
+            return shlex.quote(str(logs[job_name]))
 
     wait = local.wait_llm_server_addrs
 
@@ -47,7 +54,16 @@ def main() -> None:
     config, _ = parse_cli_args(sys.argv[1:])
     sys.argv = [shlex.quote(argument) for argument in sys.argv]
     Path(config.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
-    local.local_main(config)
+    try:
+        local.local_main(config)
+    except JobException as ended:
+        sys.exit(last_words(ended.worker_type, logs[ended.worker_type]))
+
+
+def last_words(job: str, log: Path) -> str:
+    """What the log of a job of AReaL's says at its end, for the end of ours."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-WORDS:]
+    return "\n".join([f"{NAMES.get(job, job)} ended first. Its log, {log}, ends:", *(f"  {line}" for line in lines)])
 
 
 def watch_servers(done: threading.Event) -> None:
@@ -63,7 +79,12 @@ def watch_servers(done: threading.Event) -> None:
 
 
 def has_dead_server(launcher: psutil.Process) -> bool:
-    """Whether one of AReaL's wrappers among the descendants has a dead child: a wrapper starts only servers."""
+    """Whether one of AReaL's wrappers has ended, or one among the descendants has a dead child: it starts only servers.
+
+    Asked while the launcher waits for its servers, so every job it has is a wrapper in a shell.
+    """
+    if any(job.status() == psutil.STATUS_ZOMBIE for job in launcher.children()):
+        return True
     for process in launcher.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # gone, or going
             if set(WRAPPERS) & set(process.cmdline()):

@@ -7,6 +7,7 @@ SGLang, are programs that note how they were called.
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,6 @@ DRIVER = """
 import json, os, sys, time, types
 from areal.infra.launcher import local, sglang_server
 from areal.infra.platforms.cuda import CudaPlatform
-from areal.infra.utils.launcher import JobException
 from areal_gsm8k.training import areal_launcher
 
 local.current_platform = sglang_server.current_platform = CudaPlatform()
@@ -61,8 +61,8 @@ for arguments, environment in json.loads(sys.argv[1]):
     sys.argv = ["launcher", *arguments]
     try:
         areal_launcher.main()
-    except JobException:  # what it started has ended
-        pass
+    except SystemExit as said:  # what it started has ended
+        print("WORDS", json.dumps(said.code), flush=True)
     called = [json.loads(line) for line in open(os.environ["CALLS"])]
     server = next(call for call in called if call["arguments"][:2] == ["-m", "areal.infra.launcher.sglang_server"])
     os.environ["CUDA_VISIBLE_DEVICES"] = server["gpus"]
@@ -81,6 +81,7 @@ with open(os.environ["CALLS"], "a") as calls:
 deadline = time.monotonic() + 100
 while len(open(os.environ["CALLS"]).readlines()) < 2 and time.monotonic() < deadline:
     time.sleep(0.05)
+print("the words of", sys.argv[0])
 """
 
 # name: ids of the machine's GPUs, CUDA_VISIBLE_DEVICES, settings; then the GPUs of server and trainer
@@ -118,9 +119,13 @@ def seen(tmp_path_factory) -> dict:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500, cwd=PROJECT,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
     )  # fmt: skip
-    servers = [json.loads(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("SERVERS ")]
-    assert len(servers) == len(MACHINES), done.stdout[-4000:]
-    return {name: (folders[name], calls(folders[name]), ports) for name, ports in zip(MACHINES, servers, strict=True)}
+    told = [line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("SERVERS ", "WORDS "))]
+    servers, words = ([json.loads(text) for kind, text in told if kind == wanted] for wanted in ("SERVERS", "WORDS"))
+    assert len(servers) == len(words) == len(MACHINES), done.stdout[-4000:]
+    return {
+        name: (folders[name], calls(folders[name]), ports, said)
+        for name, ports, said in zip(MACHINES, servers, words, strict=True)
+    }
 
 
 def put(program: Path, text: str) -> None:
@@ -152,7 +157,7 @@ def calls(folder: Path) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_server_and_trainer_get_their_gpus(seen, name):
-    _, called, servers = seen[name]
+    _, called, servers, _ = seen[name]
     for_server, for_trainer = MACHINES[name][3:]
     assert called["python3"]["gpus"] == for_server
     assert called["torchrun"]["gpus"] == for_trainer
@@ -162,7 +167,7 @@ def test_server_and_trainer_get_their_gpus(seen, name):
 
 
 def test_paths_may_hold_spaces(seen):
-    folder, called, _ = seen["one GPU"]
+    folder, called, *_ = seen["one GPU"]
     config_file = str(folder / "e" / "t" / "config.yaml")
     assert " " in config_file
     for program in ("python3", "torchrun"):
@@ -172,6 +177,13 @@ def test_paths_may_hold_spaces(seen):
     assert logs == {"llm_server.log", "trainer.log"}
 
 
+def test_the_log_closes_with_the_words_of_the_job_that_ended_first(seen):
+    for _, _, _, said in seen.values():
+        first, *rest = said.splitlines()
+        assert re.match(r"The (rollout server|trainer) ended first. Its log, .*/(llm_server|trainer).log, ends:", first)
+        assert "the words of" in "".join(rest)
+
+
 # A wrapper as AReaL's, which waits and does not look at its server, and a launcher that watches it for two seconds.
 WATCHING = """
 import subprocess, sys, threading
@@ -179,6 +191,7 @@ from areal_gsm8k.training import areal_launcher
 
 areal_launcher.WATCH_SECONDS = 0.1
 start = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[2]]); time.sleep(60)"
+start = start if sys.argv[1] else "import no_such_server"
 wrapper = subprocess.Popen([sys.executable, "-c", start, areal_launcher.WRAPPERS[0], sys.argv[1]])
 done = threading.Event()
 threading.Timer(2, done.set).start()
@@ -191,7 +204,12 @@ for process in areal_launcher.psutil.Process().children(recursive=True):
 
 @pytest.mark.parametrize(
     ("server", "code", "said"),
-    [("pass", 1, "The rollout server ended while it started"), ("import time; time.sleep(60)", 0, "still there")],
+    [
+        ("pass", 1, "The rollout server ended while it started"),
+        ("", 1, "The rollout server ended while it started"),
+        ("import time; time.sleep(60)", 0, "still there"),
+    ],
+    ids=["it ended", "its wrapper ended", "it starts"],
 )
 def test_a_server_that_died_while_it_started_ends_the_launch(server, code, said):
     done = subprocess.run(
