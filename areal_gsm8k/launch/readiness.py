@@ -3,6 +3,8 @@
 Each check names the key, what was found and what to do: `./run train actor.path=no/such/model`
 """
 
+import importlib.util
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +104,22 @@ def choose_gpus(plan: Plan) -> None:
         highest = max(map(int, ours["CUDA_VISIBLE_DEVICES"].split(",")))
         cluster = plan.values["cluster"]
         cluster["n_gpus_per_node"] = max(cluster["n_gpus_per_node"], highest + 1)
+
+
+def find_cuda_runtime(plan: Plan) -> None:
+    """With `enable_offload`: the folder of libcudart for the dynamic linker, among the environment's own packages.
+
+    torch_memory_saver preloads a library into server and trainer that is linked with libcudart and, other than PyTorch,
+    does not look into the packages of the nvidia folder.
+    """
+    if not plan.get("enable_offload"):
+        return
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []] if spec else []
+    found = sorted({str(file.parent) for folder in folders for file in folder.glob("*/lib/libcudart.so.*")})
+    known = os.environ.get("LD_LIBRARY_PATH")
+    if found:
+        plan.environment["LD_LIBRARY_PATH"] = os.pathsep.join([*found, *([known] if known else [])])
 
 
 def count_steps(plan: Plan) -> int:

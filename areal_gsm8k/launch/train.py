@@ -50,6 +50,7 @@ def train(config_files: list[Path], overrides: list[str], dry_run: bool, resumed
     try:
         plan = _plan(config_files, overrides, resumed, console)
         readiness.choose_gpus(plan)
+        readiness.find_cuda_runtime(plan)
         readiness.check_model(plan, ask_hub=not dry_run)
         model_folder.check(plan)
         readiness.check_memory(plan, ask_hub=not dry_run)

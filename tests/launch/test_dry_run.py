@@ -1,6 +1,7 @@
 """`./run train --dry-run` looks at what can be looked at here without asking anyone."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,3 +48,25 @@ def test_a_part_of_a_gpu(dry_run, monkeypatch, capsys, nvidia_smi):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-x")
     assert dry_run(BASE) == (2, False)
     assert "CUDA_VISIBLE_DEVICES=MIG-x" in capsys.readouterr().out
+
+
+def test_turns_on_one_card_find_the_cuda_runtime_of_the_environment(tmp_path, monkeypatch):
+    """A package of the environment's nvidia folder holds libcudart; where none does, nothing is set."""
+    made = SimpleNamespace(get={"enable_offload": True}.get, environment={})
+    monkeypatch.setattr(readiness.importlib.util, "find_spec", lambda name: None)
+    readiness.find_cuda_runtime(made)
+    assert made.environment == {}
+    folder = tmp_path / "nvidia" / "cuda_runtime" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libcudart.so.12").touch()
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia")])
+    monkeypatch.setattr(readiness.importlib.util, "find_spec", lambda name: package)
+    for before, after in ((None, str(folder)), ("/opt/lib", f"{folder}:/opt/lib")):
+        monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+        if before:
+            monkeypatch.setenv("LD_LIBRARY_PATH", before)
+        readiness.find_cuda_runtime(made)
+        assert made.environment == {"LD_LIBRARY_PATH": after}
+    made = SimpleNamespace(get={}.get, environment={})
+    readiness.find_cuda_runtime(made)
+    assert made.environment == {}
