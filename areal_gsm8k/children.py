@@ -134,10 +134,14 @@ class Child:
             time.sleep(STACK_SECONDS)
         return self.report("is running" if self.exit_code() is None else "has ended")
 
-    def stop(self, patience: float = 3.0) -> None:
-        """End the process and its children: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""
+    def note_family(self) -> None:
+        """Note the descendants there are now: `stop` ends them even when this process was killed before."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._family |= set(psutil.Process(self.pid).children(recursive=True))  # some are in other sessions
+
+    def stop(self, patience: float = 3.0) -> None:
+        """End the process and its children: SIGTERM, then SIGKILL after `patience` seconds. Safe to call twice."""
+        self.note_family()
         self._signal_all(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)

@@ -60,6 +60,26 @@ time.sleep(60)
     child.stop()  # twice is safe
 
 
+def test_a_family_that_was_noted_is_ended_after_its_parent_was_killed(tmp_path):
+    """The grandchild lives in a session of its own, so nothing else leads to it."""
+    code = (
+        "import subprocess, sys, time\n"
+        "sleeper = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "print(subprocess.Popen(sleeper, start_new_session=True).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    child = Child("launcher", [sys.executable, "-c", code], tmp_path / "log")
+    while not (text := (tmp_path / "log").read_text()).endswith("\n"):
+        time.sleep(0.02)
+    grandchild = psutil.Process(int(text))
+    child.note_family()
+    child.process.kill()
+    child.process.wait()
+    assert grandchild.is_running()
+    child.stop()
+    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
 def test_children_die_with_a_killed_parent(tmp_path):
     worker = """
 import os, time

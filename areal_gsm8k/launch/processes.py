@@ -24,6 +24,7 @@ from areal_gsm8k.runs.run import ENDED, Run
 from areal_gsm8k.serve.process import MEMORY_IS_KEPT, ServerProcess
 
 HEALTHY_SECONDS = 120
+NOTE_SECONDS = 1.0
 CONTROLLER = {"AREAL_SPMD_MODE": "0"}  # AReaL's single controller: one trainer, whose workers AReaL starts
 CPU = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
@@ -51,6 +52,7 @@ class RunProcesses:
         self.servers: list[ServerProcess] = []
         self.restarts = 0
         self.last_restart = 0.0  # time.time()
+        self.noted = 0.0  # time.time()
 
     @property
     def embedded(self) -> bool:
@@ -124,6 +126,9 @@ class RunProcesses:
             raise GivenUp(reason)
         unfinished = [trainer for trainer in self.trainers if trainer.exit_code() != 0]
         for trainer in unfinished:
+            if self.by_areal and time.time() > self.noted + NOTE_SECONDS:
+                self.noted = time.time()
+                trainer.note_family()  # AReaL's launcher may be killed, and its jobs live in sessions of their own
             if self.by_areal and trainer.exit_code() and self.run.status().get("phase") in ENDED:
                 return False  # AReaL's launcher ends with an error also after a trainer that ended well
             trainer.check()
