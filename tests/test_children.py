@@ -62,22 +62,21 @@ time.sleep(60)
 
 def test_a_family_that_was_noted_is_ended_after_its_parent_was_killed(tmp_path):
     """The grandchild lives in a session of its own, so nothing else leads to it."""
-    code = (
-        "import subprocess, sys, time\n"
-        "sleeper = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
-        "print(subprocess.Popen(sleeper, start_new_session=True).pid, flush=True)\n"
-        "time.sleep(60)"
-    )
-    child = Child("launcher", [sys.executable, "-c", code], tmp_path / "log")
-    while not (text := (tmp_path / "log").read_text()).endswith("\n"):
-        time.sleep(0.02)
-    grandchild = psutil.Process(int(text))
+    code = """
+import subprocess, sys, time
+sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+print(subprocess.Popen(sleeper, start_new_session=True).pid, flush=True)
+time.sleep(60)
+"""
+    child = Child("launcher", python(code), tmp_path / "launcher.log")
+    wait_until(lambda: child.log.read_text().strip())
+    grandchild = psutil.Process(int(child.log.read_text()))
     child.note_family()
     child.process.kill()
     child.process.wait()
     assert grandchild.is_running()
     child.stop()
-    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+    wait_until(lambda: not grandchild.is_running() or grandchild.status() == "zombie")
 
 
 def test_children_die_with_a_killed_parent(tmp_path):
