@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-TAIL_LINES = 40
+TAIL_LINES = 40  # of a child's log
+WORDS = 30  # lines of another log at the end of a child's
 PARENT, KERNEL = "AREAL_GSM8K_PARENT", "AREAL_GSM8K_PARENT_DEATH_SIGNAL"  # environment of a child
 WATCH_SECONDS = 0.5
 STACK_SECONDS = 0.5  # a process writes its stacks in much less, unless it is stopped
@@ -64,6 +65,12 @@ def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def last_words(log: Path) -> str:
+    """The end of the log of a process that a child of ours started, for the end of that child's own log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-WORDS:]
+    return "\n".join([f"Its log, {log}, ends:", *(f"  {line}" for line in lines)])
 
 
 class Child:

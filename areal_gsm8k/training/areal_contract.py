@@ -72,6 +72,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
             "pause_generation", "continue_generation", "onload", "offload", "submit", "wait", "workflow_executor",
             "get_version",
             "addresses", "backend",
+            "check_health", "launch_server",
             "_run_request_on_all_servers",  # every request that must survive a restart goes through it
         ),
     },

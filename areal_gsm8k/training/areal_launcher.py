@@ -17,11 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from areal_gsm8k.children import die_with_parent
+from areal_gsm8k.children import die_with_parent, last_words
 from areal_gsm8k.training import areal_contract
 
 WATCH_SECONDS = 1.0
-WORDS = 30  # lines of a job's log; of ours the console shows a few more (children.TAIL_LINES)
 NAMES = {"llm_server": "The rollout server", "trainer": "The trainer"}  # of AReaL's jobs
 WRAPPERS = ("areal.infra.launcher.sglang_server", "areal.infra.launcher.vllm_server")  # each waits for its servers
 
@@ -57,13 +56,8 @@ def main() -> None:
     try:
         local.local_main(config)
     except JobException as ended:
-        sys.exit(last_words(ended.worker_type, logs[ended.worker_type]))
-
-
-def last_words(job: str, log: Path) -> str:
-    """What the log of a job of AReaL's says at its end, for the end of ours."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-WORDS:]
-    return "\n".join([f"{NAMES.get(job, job)} ended first. Its log, {log}, ends:", *(f"  {line}" for line in lines)])
+        job = ended.worker_type
+        sys.exit(f"{NAMES.get(job, job)} ended first. {last_words(logs[job])}")
 
 
 def watch_servers(done: threading.Event) -> None:

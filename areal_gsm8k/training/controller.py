@@ -22,6 +22,7 @@ from areal.infra.utils.launcher import JobState
 from areal.trainer.ppo.actor import PPOActorController
 from typing_extensions import override
 
+from areal_gsm8k.children import last_words
 from areal_gsm8k.runs.records import give_up
 from areal_gsm8k.training.rollouts import NEVER_STALE, RunsAhead, count_rejected, engine_class
 
@@ -135,7 +136,13 @@ def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsCo
     controller.max_empty_batches = trainer.config.max_empty_batches
     if is_eval or not trainer.config.dynamic_bs:  # a dynamic batch ends with its rejected groups, counted there
         controller.max_lost = trainer.config.max_failures
-    controller.initialize(role=role, **servers)
+    try:
+        controller.initialize(role=role, **servers)
+    except Exception as failure:
+        log = Path(getattr(trainer.scheduler, "log_dir", "")) / f"{role}.log"
+        if not log.is_file():
+            raise
+        raise RuntimeError(f"The rollout workers did not start. {last_words(log)}") from failure
     if trainer.config.dynamic_bs:
         count_rejected(controller.executor.staleness_manager)
     return controller

@@ -1,4 +1,4 @@
-"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with six repairs.
+"""AReaL's client of rollout servers (areal/infra/remote_inf_engine.py), with seven repairs.
 
 1. The client connects to servers that already run (AReaL's `_init_rollout` wants sglang installed even then).
 2. Rollouts really run ahead. AReaL submits new prompts only while it waits for a batch, so when a batch takes less than
@@ -9,13 +9,15 @@
    carries the seed its workflow gave it (the embedded server draws by nothing else; SGLang itself heeds it only with
    --enable-deterministic-inference).
 5. Rejected groups count towards the staleness bound (`count_rejected`).
-6. Tokens carry the version of the weights that made them (weight_versions.py).
+6. A server that ends while a worker of the single controller starts it is noticed at once, not after `setup_timeout`.
+7. Tokens carry the version of the weights that made them (weight_versions.py).
 """
 
+import subprocess
 from copy import deepcopy
 from typing import Any
 
-from areal.api import WeightUpdateMeta
+from areal.api import LocalInfServerInfo, WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig, PerfTracerConfig
 from areal.infra.staleness_manager import StalenessManager
 from areal.infra.workflow_executor import WorkflowExecutor
@@ -44,6 +46,10 @@ def _never() -> bool:
 
 class NoSignal(RuntimeError):
     """Batch after batch, every group was rejected; the message gives the likely reasons."""
+
+
+class ServerEnded(RuntimeError):
+    """A rollout server that a worker of AReaL's single controller starts has ended before it answered."""
 
 
 class RunsAhead:
@@ -98,6 +104,7 @@ class Rollouts(RunsAhead, PatientClient):
     """A client of one kind of server: a pause of milliseconds stays that short, and batches come in data order."""
 
     backend_class: type
+    starting: subprocess.Popen | None = None  # the server that AReaL's `launch_server` waits for
 
     def __init__(self, config: InferenceEngineConfig, patience: float = 0):
         super().__init__(config, self.backend_class(f"{config.experiment_name}/{config.trial_name}"), patience)
@@ -108,6 +115,28 @@ class Rollouts(RunsAhead, PatientClient):
         runner = self.workflow_executor.runner
         runner.poll_sleep_time = runner.poll_wait_time = POLL_SECONDS
         self.workflow_executor.is_paused = _never
+
+    @override
+    def launch_server(self, server_args: dict[str, Any]) -> LocalInfServerInfo:
+        """As AReaL's, in a worker of the single controller. Raises ServerEnded."""
+        launch = self.backend.launch_server
+
+        def launch_and_note(arguments: dict[str, Any]) -> subprocess.Popen:
+            self.starting = launch(arguments)
+            return self.starting
+
+        self.backend.launch_server = launch_and_note
+        try:
+            return super().launch_server(server_args)
+        finally:
+            self.backend.launch_server, self.starting = launch, None
+
+    @override
+    def check_health(self, base_url: str) -> bool:
+        """Raises ServerEnded when the server that is waited for has ended."""
+        if self.starting is not None and (code := self.starting.poll()) is not None:
+            raise ServerEnded(f"the rollout server ended with code {code} while it started")
+        return super().check_health(base_url)
 
     def load(self, model: str) -> None:
         """Every server serves the model in this folder, or of this hub name, once this returns."""

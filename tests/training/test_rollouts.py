@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +15,9 @@ from areal.infra.remote_inf_engine import RemoteInfEngine
 from areal.infra.staleness_manager import StalenessManager
 
 from areal_gsm8k.runs.records import given_up
+from areal_gsm8k.training import controller
 from areal_gsm8k.training.controller import RolloutsController
-from areal_gsm8k.training.rollouts import NoSignal, Rollouts, SGLangRollouts, count_rejected
+from areal_gsm8k.training.rollouts import NoSignal, Rollouts, ServerEnded, SGLangRollouts, count_rejected
 
 
 def group(first_id: int) -> dict:
@@ -75,6 +78,35 @@ def test_the_places_of_an_empty_batch_are_free_again(client):
     manager.rollout_stat.accepted = 8  # two batches under version 0, the first of them empty
     made.prepare_batch(SimpleNamespace(batch_size=4))
     assert manager.rollout_stat.accepted == 4
+
+
+def test_a_server_that_ends_while_it_starts_is_noticed_at_once(monkeypatch):
+    """AReaL would ask a dead server for its health until `setup_timeout`."""
+    config = InferenceEngineConfig(backend="sglang:d1", experiment_name="e", trial_name="t", setup_timeout=60)
+    client = SGLangRollouts(config)
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    ended.wait()
+    client.backend.launch_server = lambda arguments: ended
+    with pytest.raises(ServerEnded, match="ended with code 3"):
+        client.launch_server({})
+    assert client.starting is None and client.check_health("http://127.0.0.1:1") is False
+
+
+def test_workers_that_do_not_start_say_why(monkeypatch, tmp_path):
+    def initialize(self, role, **servers):
+        (tmp_path / f"{role}.log").write_text("Could not find nvcc\n")
+        raise RuntimeError("server launch failed")
+
+    monkeypatch.setattr(RolloutsController, "initialize", initialize)
+    monkeypatch.setenv("AREAL_LLM_SERVER_ADDRS", "127.0.0.1:1")
+    trainer = SimpleNamespace(
+        rollout_alloc=SimpleNamespace(backend="sglang"), scheduler=SimpleNamespace(log_dir=tmp_path),
+        run=SimpleNamespace(records=tmp_path),
+        config=SimpleNamespace(max_empty_batches=1, max_failures=1, dynamic_bs=False),
+    )  # fmt: skip
+    config = InferenceEngineConfig(backend="sglang:d1", experiment_name="e", trial_name="t")
+    with pytest.raises(RuntimeError, match=r"(?s)rollout workers did not start.*rollout.log, ends:.*not find nvcc"):
+        controller.connect(trainer, config, is_eval=False)
 
 
 def test_a_completion_that_an_update_cut_short_asks_on_at_once(monkeypatch):
