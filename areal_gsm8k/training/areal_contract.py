@@ -82,7 +82,7 @@ TOUCHED: dict[str, dict[str, tuple[str, ...]]] = {
             "is_paused",  # asked by `agenerate` alone
         ),
         "BatchTaskDispatcher": (
-            "submit_task_input",
+            "submit_task_input", "resume",
             "_active_task_ids",  # their number is that of the prompts under way
         ),
     },

@@ -63,10 +63,8 @@ class RunsAhead:
         areal: Any = super()
         for _ in range(self.max_empty_batches + 1):
             groups = areal.prepare_batch(dataloader, *args, **kwargs)
-            if not groups:  # no step will consume it, so its places are free again
-                manager = self.executor.staleness_manager
-                with manager.lock:
-                    manager.rollout_stat.accepted -= manager.consumer_batch_size
+            if not groups:
+                self._free_places()
             self._submit_ahead(dataloader.batch_size)
             if groups:
                 return groups
@@ -81,6 +79,13 @@ class RunsAhead:
     def executor(self):
         """AReaL's object with the queue of prompts (`dispatcher`) and their source (`data_generator`)."""
         return self.workflow_executor
+
+    def _free_places(self) -> None:
+        """After an empty batch, which no step consumes: let as many prompts go again, and wake AReaL's thread."""
+        manager = self.executor.staleness_manager
+        with manager.lock:
+            manager.rollout_stat.accepted -= manager.consumer_batch_size
+        self.executor.dispatcher.resume()
 
     def _submit_ahead(self, batch_size: int) -> None:
         """Submit prompts until `max_head_offpolicyness` batches are under way, to be generated during the update."""

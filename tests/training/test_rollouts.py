@@ -1,6 +1,9 @@
 import asyncio
+import logging
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +16,7 @@ from areal.api.cli_args import GenerationHyperparameters, InferenceEngineConfig
 from areal.infra import RolloutController, remote_inf_engine, workflow_context
 from areal.infra.remote_inf_engine import RemoteInfEngine
 from areal.infra.staleness_manager import StalenessManager
+from areal.infra.workflow_executor import BatchTaskDispatcher
 
 from areal_gsm8k.runs.records import given_up
 from areal_gsm8k.training import controller
@@ -30,6 +34,9 @@ class Dispatcher:
 
     def submit_task_input(self, task):
         self._active_task_ids.add(task)
+
+    def resume(self):
+        pass
 
 
 class Executor:
@@ -71,13 +78,48 @@ def test_rejected_groups_leave_the_staleness_bound_as_it_is(ahead):
         assert manager.get_capacity() == 0  # none beside the update but those of the bound
 
 
-def test_the_places_of_an_empty_batch_are_free_again(client):
-    made = client([[], [group(0)]])
-    made.max_empty_batches = 1
-    manager = made.executor.staleness_manager
-    manager.rollout_stat.accepted = 8  # two batches under version 0, the first of them empty
-    made.prepare_batch(SimpleNamespace(batch_size=4))
-    assert manager.rollout_stat.accepted == 4
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_batch_after_empty_ones_comes(client, monkeypatch, ahead):
+    """By AReaL's own dispatcher and its threads: three batches of groups without signal, then one with two good ones.
+
+    Every batch, empty or not, leaves as many places as it took; the ones of an empty batch at once.
+    """
+    manager = StalenessManager(SimpleNamespace(get_version=lambda: 0), 32, 4, ahead)
+    count_rejected(manager)
+    begun: list[int] = []
+
+    def task(given):
+        async def finish():
+            begun.append(given.task_id)
+            good = given.task_id in (12, 14)
+            (manager.on_rollout_accepted if good else manager.on_rollout_rejected)()
+            return group(given.task_id) if good else None
+
+        return finish
+
+    dispatcher = BatchTaskDispatcher(64, task, manager)
+    inputs = (SimpleNamespace(task_id=number) for number in range(1000))
+    dispatcher.initialize(logging.getLogger("test"))
+    made = client([], ahead)
+    made.max_empty_batches = 3
+    made.workflow_executor = SimpleNamespace(
+        dispatcher=dispatcher, staleness_manager=manager, data_generator=inputs
+    )  # fmt: skip
+    monkeypatch.setattr(
+        RemoteInfEngine, "prepare_batch",
+        lambda self, dataloader: dispatcher.active_submit_and_wait(inputs, 4, dynamic_bs=True),
+    )  # fmt: skip
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            batch = pool.submit(made.prepare_batch, SimpleNamespace(batch_size=4)).result(timeout=20)
+        assert [one["sample_id"][0] for one in batch] == [12, 14]
+        deadline = time.monotonic() + 10
+        while len(begun) < 16 + 4 * ahead and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert len(begun) == 16 + 4 * ahead  # four batches, and what may run ahead of the update
+    finally:
+        dispatcher.destroy()
 
 
 def test_a_server_that_ends_while_it_starts_is_noticed_at_once(monkeypatch):
