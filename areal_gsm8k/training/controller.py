@@ -143,8 +143,8 @@ def connect(trainer, config: InferenceEngineConfig, is_eval: bool) -> RolloutsCo
         if not log.is_file():
             raise
         raise RuntimeError(f"The rollout workers did not start. {last_words(log)}") from failure
-    if trainer.config.dynamic_bs:
-        count_rejected(controller.executor.staleness_manager)
+    if trainer.config.dynamic_bs and (manager := controller.staleness_manager):
+        count_rejected(manager)
     return controller
 
 

@@ -126,8 +126,8 @@ class Rollouts(RunsAhead, PatientClient):
         """As AReaL's, in a worker of the single controller. Raises ServerEnded."""
         launch = self.backend.launch_server
 
-        def launch_and_note(arguments: dict[str, Any]) -> subprocess.Popen:
-            self.starting = launch(arguments)
+        def launch_and_note(server_args: dict[str, Any]) -> subprocess.Popen:
+            self.starting = launch(server_args)
             return self.starting
 
         self.backend.launch_server = launch_and_note

@@ -210,7 +210,7 @@ def stale_rollouts(case: Case) -> Found | None:
 
 def engines_disagree(case: Case) -> Found | None:
     exact = case.trend.get("actor.dtype") == "float32"
-    gap, largest = case.now("logprob_gap"), 0.01 if exact else 1.0  # of a single token, same version
+    gap, largest = case.now("logprob_gap"), 0.01 if exact else 0.5  # of a single token, same version
     if gap <= largest:
         return None
     evidence = f"logprob_gap {gap:.2g} nats on tokens of the current version; up to {largest:g} is usual"

@@ -10,6 +10,7 @@ from areal_gsm8k.children import ChildDied
 from areal_gsm8k.evaluation import EvaluationError, EvaluationSettings, engines, evaluate, items
 from areal_gsm8k.evaluation.engine import CompletionRequest
 from areal_gsm8k.evaluation.model import find
+from areal_gsm8k.evaluation.server import started
 from areal_gsm8k.evaluation.transformers_engine import TransformersEngine
 from areal_gsm8k.runs.files import read_lines
 from areal_gsm8k.serve.process import ServerProcess
@@ -51,20 +52,21 @@ def test_samples_differ_and_repeat(start_model, tmp_path):
     assert any(first[row, 0] != first[row, 1] for row, _ in first)
 
 
-@pytest.mark.slow
-def test_the_dtype_is_the_one_asked_for_and_on_the_card(start_model, tmp_path):
-    """bfloat16 gives other completions than float32; both engines compute in it, and settings that differ are told."""
-    asked = {"answer_format": "hash", "max_new_tokens": 30}
-    found = {}
-    for kind in ("hf", "embedded"):
-        for dtype in ("auto", "bfloat16"):
+def test_the_dtype_is_the_one_asked_for_and_on_the_card(untrained_model, tmp_path):
+    """By both engines; and completions of another dtype are not gone on with."""
+    model, asked = find(str(untrained_model)), {"answer_format": "hash", "max_new_tokens": 4}
+    for dtype, meant in (("auto", torch.float32), ("bfloat16", torch.bfloat16)):
+        settings = EvaluationSettings(engine="hf", dtype=dtype, **asked)
+        assert TransformersEngine(model, settings).model.dtype == meant
+        for kind in ("hf", "embedded"):
             settings = EvaluationSettings(engine=kind, dtype=dtype, **asked)
-            card = evaluate(start_model, ROWS, settings, tmp_path / kind / dtype)
-            assert card.dtype == {"auto": "float32"}.get(dtype, dtype)
-            found[kind, dtype] = completions(tmp_path / kind / dtype)
-        assert found[kind, "auto"] != found[kind, "bfloat16"]
+            card = evaluate(untrained_model, items.load("generated", "dev", n=2), settings, tmp_path / kind / dtype)
+            assert card.dtype == str(meant).removeprefix("torch.") and card.errors == 0
+    with started("embedded", model, tmp_path / "log", 4, "bfloat16") as server:
+        assert "--dtype bfloat16" in " ".join(server.command)
+    settings = EvaluationSettings(engine="hf", **asked)
     with pytest.raises(EvaluationError, match="dtype"):
-        evaluate(start_model, ROWS, EvaluationSettings(engine="hf", **asked), tmp_path / "hf" / "bfloat16")
+        evaluate(untrained_model, items.load("generated", "dev", n=2), settings, tmp_path / "hf" / "bfloat16")
     for wrong in ({"dtype": "bf16"}, {"dtype": "bfloat16", "url": "http://127.0.0.1:1"}):
         with pytest.raises(EvaluationError, match="dtype"):
             EvaluationSettings(**wrong)
