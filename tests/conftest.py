@@ -26,6 +26,7 @@ MEANWHILE = ("test_memory_training.py", "test_memory_areal.py", "test_algorithms
 def pytest_addoption(parser):
     parser.addoption("--sglang", action="store_true", help="also test against real SGLang, installed in .venv.sglang")
     parser.addoption("--fast", action="store_true", help="leave out whole runs and whatever else takes long")
+    parser.addoption("--gpu-path", action="store_true", help="also launch by the path for NVIDIA GPUs, with stand-ins")
     parser.addoption("--real", action="store_true", help="also test with real pretrained models, where they are there")
     parser.addoption("--models", default=str(Path(__file__).parents[1] / "models"), help="their parent folder")
     parser.addoption("--algorithms", action="store_true", help="also train three steps by every algorithm and reward")
