@@ -51,7 +51,7 @@ def evaluate(
     ] = EngineName.auto,
     url: Annotated[str | None, typer.Option(help="Ask the SGLang or vLLM server there; start none.")] = None,
     dtype: Annotated[
-        DtypeName, typer.Option(help="auto: float32 on a CPU, where bfloat16 is faster; the model's own on a GPU.")
+        DtypeName, typer.Option(help="auto: float32 on a CPU, where bfloat16 may be faster; the model's own on a GPU.")
     ] = DtypeName.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Completions under way at once.")] = 64,
     # the output

@@ -25,7 +25,7 @@ def check(plan: Plan) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings = _read(folder / "tokenizer_config.json")
-        vocabulary = _vocabulary(_read(folder / "tokenizer.json"))
+        vocabulary, added = _vocabulary(_read(folder / "tokenizer.json"))
     except ValueError as broken:
         raise ConfigError(f"actor.path={str(folder)!r}: a JSON file of it is broken ({broken}).") from None
     _check_recipe(plan, folder, config)
@@ -37,7 +37,7 @@ def check(plan: Plan) -> None:
         )
     file = folder / TEMPLATE_FILE
     template = file.read_text(encoding="utf-8") if file.exists() else str(settings.get("chat_template", ""))
-    if vocabulary and (missing := sorted(set(CONTROL_TOKEN.findall(template)) - vocabulary.keys())):
+    if vocabulary and (missing := sorted(set(CONTROL_TOKEN.findall(template)) - vocabulary.keys() - added.keys())):
         raise ConfigError(
             f"actor.path={str(folder)!r}: the chat template writes {missing[0]}, which the tokenizer does not know: it "
             "is another model's template. Put the model's own there."
@@ -62,8 +62,11 @@ def _read(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _vocabulary(tokenizer: dict) -> dict[str, int]:
-    """Ids by token of a tokenizer.json; {} for kinds that list them otherwise."""
+def _vocabulary(tokenizer: dict) -> tuple[dict[str, int], dict[str, int]]:
+    """Ids by token of a tokenizer.json: its vocabulary, {} for kinds that list it otherwise, and the added tokens.
+
+    Added ones may lie beyond the model's rows without being another model's: Gemma 3's small models lack the image's.
+    """
     listed = tokenizer.get("model", {}).get("vocab", {})
     added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-    return listed | added if isinstance(listed, dict) and listed else {}
+    return (listed if isinstance(listed, dict) else {}), added

@@ -129,7 +129,7 @@ def test_a_batch_after_empty_ones_comes(client, monkeypatch, ahead):
         dispatcher.destroy()
 
 
-def test_a_server_that_ends_while_it_starts_is_noticed_at_once(monkeypatch):
+def test_a_server_that_ends_while_it_starts_is_noticed_at_once():
     """AReaL would ask a dead server for its health until `setup_timeout`."""
     config = InferenceEngineConfig(backend="sglang:d1", experiment_name="e", trial_name="t", setup_timeout=60)
     client = SGLangRollouts(config)
